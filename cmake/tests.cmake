@@ -1,0 +1,17 @@
+# rouse_test(NAME LIBS lib... [SOURCES file.c...] [ARGS ...] [LABELS ...]): one cmocka program from test_NAME.c, run by ctest.
+function(rouse_test name)
+  if(NOT ROUSE_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(T "" "TIMEOUT" "LIBS;SOURCES;ARGS;LABELS" ${ARGN})
+  find_library(CMOCKA_LIBRARY cmocka REQUIRED)
+  add_executable(test_${name} test_${name}.c ${T_SOURCES})
+  target_link_libraries(test_${name} PRIVATE ${T_LIBS} ${CMOCKA_LIBRARY} project_settings)
+  set_target_properties(test_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_test(NAME ${name} COMMAND test_${name} ${T_ARGS})
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}"
+    ENVIRONMENT "ROUSE_SOURCE_DIR=${CMAKE_SOURCE_DIR};ROUSE_BINARY_DIR=${CMAKE_BINARY_DIR}")
+endfunction()
