@@ -1,0 +1,119 @@
+/* device - a device, a model's arena on it, and the forward pass: the whole contract between rouse and its back ends.
+ *
+ * gpu_device  an opened device: its kind, its kernels, its threads. Opened once, before anything is known of a model.
+ * gpu_model   one model on a device: the plan (layout of the arena), the arena, the forward pass over it.
+ *
+ * A model is one arena: [weights, in the order the forward pass uses them | workspace | KV blocks]. gpu_model_new computes
+ * the layout from the configuration and the limits and reserves the memory; nothing is allocated after that. The weight
+ * range is filled either by gpu_model_load (convert and pack a model directory: slow, once) or byte for byte from a
+ * snapshot. Its layout depends on configuration, dtype and GPU_LAYOUT_VERSION alone, not on the limits.
+ *
+ *   RESERVED -> LOADED   gpu_model_load, or the caller wrote the whole weight range; then gpu_model_forward may run
+ *
+ * One thread drives a model. Two models of one device take turns.
+ *
+ * Same prompt, same answer: the logits of a token depend on its sequence alone, bit for bit: not on the other sequences in
+ * the step, on how a prompt was cut into chunks, on which blocks hold its KV, or on the number of threads. They do depend on
+ * the kernels (gpu_info.arch) and the dtype. */
+#ifndef ROUSE_GPU_DEVICE_H
+#define ROUSE_GPU_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+#define GPU_LAYOUT_VERSION 1  /* of the weight range; part of every fingerprint */
+#define GPU_BLOCK_TOKENS   16 /* tokens in one KV block */
+
+struct gpu_device;
+struct gpu_model;
+
+struct gpu_info {
+    const char *kind;   /* "cpu", "cuda" */
+    const char *arch;   /* what the kernels were chosen for: "x86-64-generic", "x86-64-avx2" */
+    const char *driver; /* driver and library major versions that a snapshot depends on; "" for cpu */
+    char name[96];      /* for people: the processor's or the card's name */
+    uint32_t n_threads;
+    uint64_t memory_bytes;
+};
+
+struct gpu_open_options {
+    uint32_t n_threads;  /* cpu: 0 for what this process may use */
+    const char *kernels; /* cpu: NULL or "auto" for the best the processor has; "generic", "avx2" to force */
+};
+
+/* which: "auto", "cpu", "cuda", "cuda:N". auto never fails for want of a card. ERR_SERVICE: the named device is not there;
+ * ERR_USAGE: no such device or kernels, or the processor lacks them. options may be NULL. */
+int gpu_open(const char *which, const struct gpu_open_options *options, struct gpu_device **out_device,
+             struct base_error *err);
+void gpu_close(struct gpu_device *device); /* after its models */
+const struct gpu_info *gpu_device_info(const struct gpu_device *device);
+
+struct gpu_limits {
+    uint32_t n_tokens_max; /* T: tokens in one step, all sequences together */
+    uint32_t n_seqs_max;   /* B: sequences in one step */
+    uint32_t n_logits_max; /* rows of logits in one step, >= n_seqs_max for generation */
+    uint32_t n_ctx_max;    /* tokens of one sequence, <= config.n_positions */
+    uint32_t n_blocks;     /* KV blocks in all */
+};
+
+/* One matrix or vector of the weight range. Matrices are [rows][cols] = [out][in], as published. */
+struct gpu_tensor {
+    char name[64]; /* as in the model's files, without the "gpt_neox." prefix: "layers.3.mlp.dense_4h_to_h.weight" */
+    enum model_dtype dtype; /* matrices in the model's dtype here, vectors always f32 */
+    uint32_t rows, cols;
+    uint64_t offset, bytes; /* in the arena; offset is a multiple of 256 */
+};
+
+struct gpu_plan {
+    struct model_config config;
+    enum model_dtype dtype;
+    struct gpu_limits limits;
+    const struct gpu_tensor *tensors; /* [n_tensors] in order of offset = order of execution */
+    uint32_t n_tensors;
+    uint64_t weights_bytes; /* [0, weights_bytes): multiple of 4096 */
+    uint64_t workspace_offset, workspace_bytes;
+    uint64_t kv_offset, kv_bytes;
+    uint64_t arena_bytes;
+};
+
+/* Plans and reserves. ERR_NOMEM says how much was asked for and for what; ERR_USAGE: limits that do not fit the config. */
+int gpu_model_new(struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
+                  const struct gpu_limits *limits, struct gpu_model **out_model, struct base_error *err);
+void gpu_model_free(struct gpu_model *model);
+const struct gpu_plan *gpu_model_plan(const struct gpu_model *model);
+
+/* Where the arena lies in this process's memory (page-aligned); NULL when the device's memory is not addressable here. */
+uint8_t *gpu_model_host(struct gpu_model *model);
+
+/* Fills the weight range from a model's files: read, convert to the plan's dtype, pack. progress may be NULL. */
+int gpu_model_load(struct gpu_model *model, const struct model_weights *weights,
+                   void (*progress)(void *context, uint64_t done, uint64_t total), void *context, struct base_error *err);
+
+/* What one sequence contributes to a step: the next n_tokens tokens, of which the first has this position. Their K and V
+ * are written into its blocks; attention reads all positions up to each token's own. */
+struct gpu_sequence {
+    const int32_t *tokens; /* [n_tokens] */
+    uint32_t n_tokens;     /* >= 1 */
+    uint32_t position;
+    const uint32_t *blocks; /* [ceil((position + n_tokens) / GPU_BLOCK_TOKENS)], each < limits.n_blocks, none shared for writing */
+    uint32_t n_logits;      /* logits wanted for its last n_logits tokens, <= n_tokens */
+};
+
+/* One step: any mix of prefill chunks and decoding sequences. out_logits: [sum of n_logits][V] f32, sequences in order,
+ * lent until the next call. ERR_INPUT for a token outside the vocabulary, a position past n_ctx_max; ERR_USAGE for a step
+ * larger than the limits. On an error the KV of the step's tokens is undefined, everything before them is intact. */
+int gpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
+                      const float **out_logits, struct base_error *err);
+
+/* Bytes of arena that gpu_model_new would reserve, without reserving: for sizing and for messages. */
+int gpu_plan_bytes(struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
+                   const struct gpu_limits *limits, uint64_t *out_weights_bytes, uint64_t *out_arena_bytes,
+                   struct base_error *err);
+
+#endif
