@@ -24,6 +24,7 @@ void base_json_string_n(struct base_json *j, const char *text, size_t n);
 void base_json_int(struct base_json *j, int64_t v);
 void base_json_uint(struct base_json *j, uint64_t v);
 void base_json_double(struct base_json *j, double v, int digits); /* %.<digits>g */
+void base_json_fixed(struct base_json *j, uint64_t v, int decimals);   /* v / 10^decimals, every digit: ns as s is 9 */
 void base_json_bool(struct base_json *j, bool v);
 void base_json_null(struct base_json *j);
 

@@ -20,5 +20,8 @@ void base_pool_run(struct base_pool *pool, base_pool_fn *fn, void *context, uint
 
 /* Cores this process may use: sched_getaffinity, cut by the cgroup's CPU quota (v2 cpu.max, v1 cfs_quota); at least 1. */
 uint32_t base_pool_default_threads(void);
+/* The cgroup's part of it, from the files below root ("" for the real ones; tests lay out their own): whole cores, rounded
+ * up; 0: no limit. */
+uint32_t base_pool_quota(const char *root);
 
 #endif
