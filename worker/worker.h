@@ -1,0 +1,47 @@
+/* worker - one worker: consume, generate, publish, commit. The data path, in order, is in worker.c:
+ *
+ *   poll -> decode -> tokenise -> admit -> step (forward, sample, detokenise) -> encode -> publish + commit
+ *
+ * Threads: poll (owns the consumer, never blocks on anything but poll), device (owns the model and the engine), commit (owns
+ * the transactional producer), and libmicrohttpd's. Work moves by bounded queues: poll -> device -> commit.
+ *
+ * Promises here: completions, dead letters and offsets of one publish go out in one transaction; a partition's offset
+ * advances over its finished prefix only; results of a partition that moved away are dropped, not published (the ledger's
+ * epochs); whatever cannot be computed becomes a dead letter and an `error` completion; a service that is away is waited for. */
+#ifndef ROUSE_WORKER_WORKER_H
+#define ROUSE_WORKER_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/options.h"
+#include "base/trace.h"
+#include "snapshot/start.h"
+
+struct worker_options {
+    const char *brokers, *group, *topic_in, *topic_out, *topic_dlq;
+    const char *transactional_id; /* NULL: "<group>-<host>-<pid>" */
+    struct base_option_list kafka; /* KEY=VALUE, passed to librdkafka, over our own settings */
+    const char *http;              /* "ADDR:PORT", port 0 for a free one; NULL: no HTTP */
+    const char *device;            /* "auto", "cpu", "cuda[:N]" */
+    struct gpu_open_options open;
+    struct snap_start_options start; /* model, store, redis, dtype, limits; its trace is set by worker_run */
+    const char *trace_file;          /* NULL: none */
+    uint32_t n_inflight_max;         /* prompts taken and not yet published: bounds memory; pauses partitions above */
+    uint32_t commit_ms;              /* group commit: a publish at most this long after the first finished prompt */
+    uint32_t drain_ms;               /* SIGTERM: finish what fits into this, then leave */
+    uint64_t exit_after;             /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
+    struct base_trace *trace;        /* may be NULL: worker_run makes one */
+    /* For the demo: called on the commit thread after a transaction is committed. May be NULL. */
+    void (*on_committed)(void *context, uint64_t n_prompts_total);
+    void *context;
+};
+
+/* Runs until stopped; returns 0 after a clean drain. Blocks. Installs no signal handlers. */
+int worker_run(const struct worker_options *options, struct base_error *err);
+
+/* First call: drain and leave. Second: leave now. Any thread, async-signal-safe. Takes effect on every running worker of the process. */
+void worker_request_stop(void);
+
+#endif
