@@ -2,6 +2,7 @@
 #ifndef ROUSE_MODEL_FLOAT16_H
 #define ROUSE_MODEL_FLOAT16_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -24,5 +25,10 @@ static inline uint16_t model_f32_to_bf16(float f)
 
 float model_f16_to_f32(uint16_t h);
 uint16_t model_f32_to_f16(float f);
+
+/* n values at once, for whole tensors: the same bits, by vector instructions where the cpu has them. from needs no
+ * alignment and may be the last half of to's own bytes, so that a read can be widened in place. */
+void model_f16_to_f32_many(const void *from, float *to, size_t n);
+void model_bf16_to_f32_many(const void *from, float *to, size_t n);
 
 #endif
