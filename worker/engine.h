@@ -36,6 +36,7 @@ struct engine_request {
     struct model_stop *stops; /* [n_stops] borrowed until the result is out */
     uint32_t n_stops;
     bool ignore_eos;
+    bool logprobs;          /* keep what was sampled, with sampling.n_logprobs alternatives a token */
     int32_t priority;       /* higher first */
     int64_t deadline_ms;    /* wall clock; 0: none */
     uint64_t arrived_ns;    /* monotonic: when the queue time began; 0: now */
@@ -46,7 +47,7 @@ struct engine_result {
     enum schema_finish finish;
     struct base_error error;  /* when finish is SCHEMA_FINISH_ERROR */
     struct base_buffer text;  /* owned: base_buffer_done */
-    int32_t *tokens;          /* [n_tokens] owned: without eos; with what a stop string cut off taken away */
+    int32_t *tokens;          /* [n_tokens] owned: without eos, and without tokens that lie behind the start of a stop string */
     uint32_t n_tokens;
     uint32_t n_prompt, n_generated; /* usage: generated counts every sampled token, eos too */
     struct model_sampled *sampled;  /* [n_tokens] owned, only when logprobs were asked for; else NULL */
