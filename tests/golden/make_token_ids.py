@@ -120,6 +120,8 @@ COMBINING = {
     "arabic marks": "\u0627\u0653 \u0622 \u0628\u0651\u064e \u0628\u064e\u0651 \u06d2\u0654",
     "tibetan vowels": "\u0f40\u0f71\u0f72 \u0f40\u0f72\u0f71 \u0f40\u0f74\u0f71",
     "myanmar": "\u1025\u102e \u1026",
+    "unicode 14 to 16": "\U000105d2\u0307 \U000105c9 \U00011382\U000113c9 \U0001611e\U0001611e \u0cc6\u0cc2",
+    "marks of unicode 15 and 16": "a\U0001e08f\u0323 a\u0897\u0323 a\u0ecd\u0ec8\u0323 a\U00010efd\u0323",
 }
 
 HANGUL = {
@@ -192,6 +194,7 @@ SCRIPTS = {
     "modifier symbols (not letters)": "\u02c2 \u02d2 \u02e5 \u02ed ^ ` \u00a8 \u00af \u00b4 \u00b8",
     "math alphanumerics": "\U0001d400\U0001d41a \U0001d49c\U0001d4b6 \U0001d504 \U0001d538 \U0001d7ce\U0001d7d8",
     "math letterlike": "\u212c \u2130 \u210b \u2115 \u211a \u2102 \u2124 \u2145 \u2148",
+    "letters of unicode 15 and 16": "a\u1c89b \ua7cb\ua7da \U000105c0\U000105c1 \U00031350 \U0002ebf0 !\U0001e4d0",
     "mixed scripts in a word": "a\u0431\u03b3\u05d3\u0639\u4e2d\u3042\uac00",
     "right-to-left controls": "\u200fabc\u202eabc\u202c \u2066\u05d0\u2069 \u061c",
 }
@@ -210,6 +213,7 @@ NUMBERS = {
     "full width": "\uff10\uff11\uff19 \uff11\uff12\uff13abc",
     "hangzhou and ideographic": "\u3007\u3021\u3029\u3038 \u4e00\u4e8c\u4e09 \u3192\u3195",
     "counting rods": "\U0001d360\U0001d371 \U00010107 \U00010140",
+    "digits of unicode 15 and 16": "1\U00011f50 \U00010d40\U00011bf0 a\U000116d0 \U0001ccf0",
     "segmented": "\U0001fbf0\U0001fbf9",
     "digits and letters": "1a\u00b2b\u2160c\u0663d",
     "digits and marks": "1\u0301 \u0661\u0653",
