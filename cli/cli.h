@@ -1,0 +1,89 @@
+/* cli - what the subcommands share: the options that select model, store and device, and how a command ends.
+ *
+ * Each subcommand is one file, cmd_<name>.c, with one function; main.c holds the table of them. A command prints results on
+ * stdout, everything else on stderr, and returns the program's exit code. */
+#ifndef ROUSE_CLI_CLI_H
+#define ROUSE_CLI_CLI_H
+
+#include <stdio.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/options.h"
+#include "base/trace.h"
+#include "gpu/device.h"
+#include "snapshot/start.h"
+
+struct cli_model_options {
+    const char *model, *store, *redis, *device, *kernels, *dtype, *snapshot_key;
+    uint64_t n_threads, n_ctx, n_seqs, n_step_tokens, kv_bytes;
+    bool no_snapshot, json;
+};
+
+/* Rows for a command's option table. */
+#define CLI_OPTION_JSON(o) \
+    {"json", BASE_OPTION_FLAG, &(o)->json, NULL, NULL, NULL, 0, 0, "Output", "Print JSON, one object a line, for programs.", false}
+#define CLI_OPTIONS_DEVICE(o) \
+    {"device", BASE_OPTION_STRING, &(o)->device, "auto|cpu|cuda[:N]", "auto", NULL, 0, 0, "Device", \
+     "Where the model runs. auto takes a CUDA card when there is one, else the cpu.", false}, \
+    {"threads", BASE_OPTION_UINT, &(o)->n_threads, "N", "0", NULL, 0, 4096, "Device", \
+     "Threads of the cpu device. 0: the cores this process may use, container limits included.", false}, \
+    {"cpu-kernels", BASE_OPTION_CHOICE, &(o)->kernels, "KIND", "auto", "auto|generic|avx2", 0, 0, "Device", \
+     "Force a kernel set of the cpu device; a snapshot belongs to one. auto: the best the processor has.", false}
+#define CLI_OPTIONS_MODEL(o) \
+    {"model", BASE_OPTION_STRING, &(o)->model, "DIR|NAME", NULL, NULL, 0, 0, "Model", \
+     "A model directory (config.json, tokenizer.json, *.safetensors) or the name of one that has a snapshot in the store.", true}, \
+    {"dtype", BASE_OPTION_CHOICE, &(o)->dtype, "TYPE", "auto", "auto|f32|f16|bf16", 0, 0, "Model", \
+     "Type the weights are kept in; sums are f32. auto: as in the model's files.", false}, \
+    {"ctx", BASE_OPTION_UINT, &(o)->n_ctx, "TOKENS", "0", NULL, 0, 1048576, "Model", \
+     "Longest sequence, prompt and completion. 0: the model's own limit, at most 4096.", false}, \
+    {"seqs", BASE_OPTION_UINT, &(o)->n_seqs, "N", "0", NULL, 0, 4096, "Model", \
+     "Sequences generated at the same time. 0: 16.", false}, \
+    {"step-tokens", BASE_OPTION_UINT, &(o)->n_step_tokens, "N", "0", NULL, 0, 65536, "Model", \
+     "Tokens in one step: bounds how long a long prompt holds up the others. 0: 512.", false}, \
+    {"kv-bytes", BASE_OPTION_UINT, &(o)->kv_bytes, "BYTES", "1G", NULL, 0, 0, "Model", \
+     "Memory for keys and values at most; more sequences fit at once with more.", false}
+#define CLI_OPTIONS_SNAPSHOT(o) \
+    {"store", BASE_OPTION_STRING, &(o)->store, "DIR", NULL, NULL, 0, 0, "Snapshot", \
+     "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.", false}, \
+    {"redis", BASE_OPTION_STRING, &(o)->redis, "URL", NULL, NULL, 0, 0, "Snapshot", \
+     "redis://[user:password@]host[:port][/db]: index of snapshots shared by workers. Without it, a file index in the store.", false}, \
+    {"snapshot-key", BASE_OPTION_STRING, &(o)->snapshot_key, "TEXT", "", NULL, 0, 0, "Snapshot", \
+     "Part of the fingerprint: another key makes other snapshots of the same model.", false}, \
+    {"no-snapshot", BASE_OPTION_FLAG, &(o)->no_snapshot, NULL, NULL, NULL, 0, 0, "Snapshot", \
+     "Load the model's files the slow way; neither use nor build a snapshot.", false}
+#define CLI_OPTIONS_END {NULL, BASE_OPTION_FLAG, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, false}
+
+/* Fills what options left open (the default store) and translates. trace may be NULL; the result borrows from o. */
+int cli_start_options(struct cli_model_options *o, struct base_trace *trace, struct snap_start_options *out,
+                      struct base_error *err);
+struct gpu_open_options cli_open_options(const struct cli_model_options *o);
+
+/* device -> model in one call, for the commands that only compute. Both are the caller's. min_logits: rows of logits a
+ * step needs at least. */
+int cli_open_model(struct cli_model_options *o, uint32_t min_logits, struct base_trace *trace,
+                   struct gpu_device **out_device, struct snap_model **out_model, struct base_error *err);
+
+/* What ROUSE_LOG asked for; set by main. */
+extern enum base_log_level cli_log_level;
+
+/* Prints "rouse COMMAND: text" and returns the exit code for rc. */
+int cli_fail(const char *command, int rc, const struct base_error *err);
+
+/* Lines of a file or of stdin ("-"), bounded. */
+struct cli_lines {
+    FILE *file;
+    const char *path;
+    char *line;
+    size_t capacity;
+    uint64_t number; /* of the last line read, from 1 */
+};
+int cli_lines_open(struct cli_lines *l, const char *path, struct base_error *err);
+/* 1: a line without its newline, lent; 0: the end; ERR_INPUT: longer than 16 MiB. */
+int cli_lines_next(struct cli_lines *l, char **out_line, size_t *out_n, struct base_error *err);
+void cli_lines_close(struct cli_lines *l);
+
+/* All of a file or of stdin ("-"). */
+int cli_read_all(const char *path, struct base_buffer *out, struct base_error *err);
+
+#endif

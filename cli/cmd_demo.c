@@ -1,0 +1,413 @@
+/* rouse demo - prompts in, completions out, from a snapshot, with nothing to install.
+ *
+ *   broker (librdkafka's mock cluster in this process, or --brokers) <- prompts
+ *   worker, as a process of its own, so that what it measures is a real start; the first one of a store loads the slow way and
+ *   builds the snapshot, the next one restores it
+ *   completions -> stdout, each worker's cold start as a chart */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/completion_json.h"
+#include "cli/kafka_client.h"
+#include "schemas/completion.h"
+#include "snapshot/admin.h"
+
+extern char **environ;
+
+static const char *const prompts[] = {
+    "In the beginning",   "And God said,",     "Blessed are they",    "The LORD is my",      "Fear not;",
+    "And Jesus answered", "Thou shalt not",    "Behold, I",           "And it came to pass", "A wise man",
+    "Let us go",          "The king said unto",
+};
+#define N_PROMPTS    (sizeof prompts / sizeof prompts[0])
+#define N_PARTITIONS 3
+#define PATIENCE_MS  180000
+
+static struct cli_model_options model_options;
+static const char *brokers;
+
+static const struct base_options_usage usage = {
+    .command = "rouse demo",
+    .synopsis = "[--brokers LIST --redis URL] [options]",
+    .summary = "Runs the main job once: a producer, a broker, a worker that starts from a snapshot, and a consumer. The broker is "
+               "librdkafka's mock cluster in this process unless --brokers names a real one.",
+    .examples = NULL,
+};
+
+static const struct base_option options[] = {
+    {"brokers", BASE_OPTION_STRING, &brokers, "LIST", NULL, NULL, 0, 0, "Kafka", "Use these instead of the mock cluster.", false},
+    {"model", BASE_OPTION_STRING, &model_options.model, "DIR", NULL, NULL, 0, 0, "Model",
+     "The model to show. Default: models/oracle, found from here or from the program.", false},
+    CLI_OPTIONS_DEVICE(&model_options),
+    CLI_OPTIONS_SNAPSHOT(&model_options),
+    CLI_OPTION_JSON(&model_options),
+    CLI_OPTIONS_END,
+};
+
+struct demo {
+    rd_kafka_t *producer, *consumer;
+    rd_kafka_mock_cluster_t *mock;
+    char brokers[256], model[1024], self[1024], folder[64];
+    char topic_in[64], topic_out[64], topic_dlq[64];
+    uint32_t n_sent, n_seen, n_errors;
+};
+
+struct start { /* what a worker says of its start */
+    bool restored;
+    double ready_s, first_token_s;
+    char chart[16384];
+};
+
+static int find_model(struct demo *d, struct base_error *err)
+{
+    ssize_t n = readlink("/proc/self/exe", d->self, sizeof d->self - 1);
+    if (n <= 0)
+        return base_fail_errno(err, "/proc/self/exe");
+    d->self[n] = '\0';
+    if (model_options.model) {
+        snprintf(d->model, sizeof d->model, "%s", model_options.model);
+        return 0;
+    }
+    char beside[1024]; /* build/release/bin/rouse -> the source tree */
+    snprintf(beside, sizeof beside, "%s", d->self);
+    for (int up = 0; up < 4; up++)
+        if (strrchr(beside, '/'))
+            *strrchr(beside, '/') = '\0';
+    const char *const places[] = {".", beside, "/usr/share/rouse"};
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        int length = snprintf(d->model, sizeof d->model, "%s/models/oracle", places[i]);
+        if (length > 0 && (size_t)length < sizeof d->model && base_file_is_dir(d->model))
+            return 0;
+    }
+    return base_fail(err, ERR_NOTFOUND, "models/oracle is neither here nor beside the program; give --model DIR");
+}
+
+static int open_kafka(struct demo *d, struct base_error *err)
+{
+    int rc = 0;
+    if (brokers) {
+        snprintf(d->brokers, sizeof d->brokers, "%s", brokers);
+        rc = cli_kafka_open(RD_KAFKA_PRODUCER, d->brokers, NULL, NULL, NULL, &d->producer, err);
+    } else {
+        rc = cli_kafka_open(RD_KAFKA_PRODUCER, "127.0.0.1:1", NULL, NULL, NULL, &d->producer, err); /* only to own the mock */
+        if (rc == 0 && !(d->mock = rd_kafka_mock_cluster_new(d->producer, 1)))
+            rc = base_fail(err, ERR_INTERNAL, "librdkafka's mock cluster did not start");
+        if (rc == 0) {
+            snprintf(d->brokers, sizeof d->brokers, "%s", rd_kafka_mock_cluster_bootstraps(d->mock));
+            rd_kafka_brokers_add(d->producer, d->brokers);
+        }
+    }
+    if (rc < 0)
+        return rc;
+    /* Topics of this run alone, so that an earlier run's records are not in the way. */
+    unsigned long long run = (unsigned long long)base_clock_unix_ms();
+    snprintf(d->topic_in, sizeof d->topic_in, "rouse.demo.%llu.prompts", run);
+    snprintf(d->topic_out, sizeof d->topic_out, "rouse.demo.%llu.completions", run);
+    snprintf(d->topic_dlq, sizeof d->topic_dlq, "rouse.demo.%llu.dead-letters", run);
+    const char *const topics[] = {d->topic_in, d->topic_out, d->topic_dlq};
+    if (d->mock) {
+        for (size_t i = 0; i < 3; i++)
+            rd_kafka_mock_topic_create(d->mock, topics[i], N_PARTITIONS, 1);
+    } else {
+        rc = cli_kafka_create_topics(d->producer, topics, 3, N_PARTITIONS, 30000, err);
+    }
+    static const char *const settings[] = {"group.id", "rouse-demo", "isolation.level", "read_committed", NULL};
+    if (rc == 0)
+        rc = cli_kafka_open(RD_KAFKA_CONSUMER, d->brokers, settings, NULL, NULL, &d->consumer, err);
+    if (rc < 0)
+        return rc;
+    rd_kafka_poll_set_consumer(d->consumer);
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(N_PARTITIONS);
+    for (int32_t p = 0; p < N_PARTITIONS; p++)
+        rd_kafka_topic_partition_list_add(list, d->topic_out, p)->offset = RD_KAFKA_OFFSET_BEGINNING;
+    rd_kafka_assign(d->consumer, list);
+    rd_kafka_topic_partition_list_destroy(list);
+    return 0;
+}
+
+/* Batches of two prompts. */
+static int send_prompts(struct demo *d, uint32_t n, struct base_error *err)
+{
+    for (uint32_t sent = 0; sent < n; sent += 2) {
+        char batch_id[32], ids[2][24];
+        struct schema_prompt pair[2] = {0};
+        uint32_t n_pair = n - sent < 2 ? 1 : 2;
+        snprintf(batch_id, sizeof batch_id, "demo-%u", d->n_sent / 2 + 1);
+        for (uint32_t i = 0; i < n_pair; i++, d->n_sent++) {
+            const char *text = prompts[d->n_sent % N_PROMPTS];
+            snprintf(ids[i], sizeof ids[i], "%u", d->n_sent);
+            pair[i].id = (struct schema_string){ids[i], strlen(ids[i])};
+            pair[i].text = (struct schema_string){text, strlen(text)};
+            pair[i].sampling = (struct schema_sampling){
+                .has = SCHEMA_HAS_MAX_TOKENS | SCHEMA_HAS_TEMPERATURE | SCHEMA_HAS_SEED | SCHEMA_HAS_TOP_P,
+                .max_tokens = 48, .temperature = 0.7, .top_p = 0.95, .seed = 7 + d->n_sent};
+        }
+        struct schema_prompt_batch batch = {.batch_id = {batch_id, strlen(batch_id)}, .created_ms = base_clock_unix_ms(),
+                                            .prompts = pair, .n_prompts = n_pair};
+        struct base_buffer bytes;
+        base_buffer_init(&bytes, 1 << 20);
+        int rc = schema_prompt_batch_encode(&batch, &bytes, err);
+        rd_kafka_resp_err_t e = RD_KAFKA_RESP_ERR_NO_ERROR;
+        if (rc == 0)
+            e = rd_kafka_producev(d->producer, RD_KAFKA_V_TOPIC(d->topic_in), RD_KAFKA_V_KEY(batch_id, strlen(batch_id)),
+                                  RD_KAFKA_V_VALUE(bytes.data, bytes.n), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+                                  RD_KAFKA_V_END);
+        base_buffer_done(&bytes);
+        if (rc < 0)
+            return rc;
+        if (e)
+            return base_fail(err, ERR_SERVICE, "producing: %s", rd_kafka_err2str(e));
+    }
+    rd_kafka_resp_err_t e = rd_kafka_flush(d->producer, 30000);
+    return e ? base_fail(err, ERR_SERVICE, "producing: %s", rd_kafka_err2str(e)) : 0;
+}
+
+static void print_completion(struct demo *d, const struct schema_completion *c)
+{
+    d->n_seen++;
+    d->n_errors += c->error != SCHEMA_OK;
+    if (model_options.json) {
+        struct base_buffer out;
+        base_buffer_init(&out, 1 << 24);
+        cli_completion_json(c, &out);
+        fwrite(out.data, 1, out.n, stdout);
+        base_buffer_done(&out);
+    } else if (c->error != SCHEMA_OK) {
+        printf("  %s: error %s: %s\n", c->id.text, schema_code_name(c->error), c->error_text.text);
+    } else {
+        const char *prompt = prompts[strtoul(c->id.text, NULL, 10) % N_PROMPTS];
+        const char *bold = isatty(STDOUT_FILENO) ? "\033[1m" : "", *plain = *bold ? "\033[0m" : "";
+        printf("  %s%s%s%s\n", bold, prompt, plain, c->text.text);
+    }
+    fflush(stdout);
+}
+
+static void poll_completions(struct demo *d, int timeout_ms)
+{
+    rd_kafka_message_t *m = rd_kafka_consumer_poll(d->consumer, timeout_ms);
+    struct base_error err = {0};
+    struct schema_completion *c = NULL;
+    if (m && !m->err && schema_completion_decode(m->payload, m->len, &c, &err) == 0)
+        print_completion(d, c);
+    schema_completion_free(c);
+    if (m)
+        rd_kafka_message_destroy(m);
+}
+
+static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *log, const char *chart, pid_t *out_pid,
+                        struct base_error *err)
+{
+    char count[16];
+    snprintf(count, sizeof count, "%u", n_prompts);
+    const char *argv[64] = {d->self, "worker", "--model", d->model, "--brokers", d->brokers, "--group", d->topic_in, "--in",
+                            d->topic_in, "--out", d->topic_out, "--dlq", d->topic_dlq, "--http", "off", "--exit-after", count,
+                            "--trace", chart, "--store", model_options.store, "--json", "--device", model_options.device,
+                            "--cpu-kernels", model_options.kernels};
+    size_t n = 27;
+    char threads[24];
+    if (model_options.n_threads) {
+        snprintf(threads, sizeof threads, "%" PRIu64, model_options.n_threads);
+        argv[n++] = "--threads";
+        argv[n++] = threads;
+    }
+    if (model_options.redis) {
+        argv[n++] = "--redis";
+        argv[n++] = model_options.redis;
+    }
+    if (model_options.snapshot_key && *model_options.snapshot_key) {
+        argv[n++] = "--snapshot-key";
+        argv[n++] = model_options.snapshot_key;
+    }
+    if (model_options.no_snapshot)
+        argv[n++] = "--no-snapshot";
+    argv[n] = NULL;
+
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    int rc = posix_spawn(out_pid, d->self, &actions, NULL, (char *const *)(uintptr_t)argv, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    errno = rc;
+    return rc ? base_fail_errno(err, "starting %s worker", d->self) : 0;
+}
+
+/* The worker's log, a JSON object a line: the events worth showing, and the figures of its cold start. */
+static void read_log(const char *path, struct start *start)
+{
+    struct base_error err = {0};
+    struct cli_lines lines;
+    char *line;
+    size_t n;
+    if (cli_lines_open(&lines, path, &err) < 0)
+        return;
+    while (cli_lines_next(&lines, &line, &n, &err) == 1) {
+        json_t *entry = json_loadb(line, n, 0, NULL);
+        const char *event = json_string_value(json_object_get(entry, "event"));
+        const char *level = json_string_value(json_object_get(entry, "level"));
+        if (!event) {
+            fprintf(stderr, "  worker: %s\n", line);
+        } else if (strcmp(event, "cold start") == 0) {
+            const char *how = json_string_value(json_object_get(entry, "start"));
+            start->restored = how && strcmp(how, "restored") == 0;
+            start->ready_s = json_number_value(json_object_get(entry, "ready_s"));
+            start->first_token_s = json_number_value(json_object_get(entry, "first_token_s"));
+        } else if (strcmp(event, "snapshot created") == 0) {
+            fprintf(stderr, "  worker: snapshot created: %s (%.1f MB)\n",
+                    json_string_value(json_object_get(entry, "path")),
+                    json_number_value(json_object_get(entry, "bytes")) / 1e6);
+        } else if (level && (strcmp(level, "warn") == 0 || strcmp(level, "error") == 0)) {
+            fprintf(stderr, "  worker: %s\n", line);
+        }
+        json_decref(entry);
+    }
+    cli_lines_close(&lines);
+}
+
+/* Starts a worker, prints completions until it has published n prompts and left, and tells how it started. */
+static int run_worker(struct demo *d, uint32_t n, struct start *start, struct base_error *err)
+{
+    char log[128], chart[128];
+    snprintf(log, sizeof log, "%s/worker.log", d->folder);
+    snprintf(chart, sizeof chart, "%s/start.txt", d->folder);
+    pid_t pid;
+    int rc = send_prompts(d, n, err);
+    if (rc == 0)
+        rc = spawn_worker(d, n, log, chart, &pid, err);
+    if (rc < 0)
+        return rc;
+    uint64_t end = base_clock_mono_ns() + (uint64_t)PATIENCE_MS * 1000000u;
+    int status = 0;
+    bool running = true;
+    while (running || d->n_seen < d->n_sent) {
+        poll_completions(d, 50);
+        if (running && waitpid(pid, &status, WNOHANG) == pid) {
+            running = false;
+            end = base_clock_mono_ns() + 10000000000u; /* what it committed must be here soon */
+        }
+        if (base_clock_mono_ns() > end)
+            break;
+    }
+    if (running) {
+        kill(pid, SIGKILL);
+        waitpid(pid, &status, 0);
+    }
+    read_log(log, start);
+    if (running || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return base_fail(err, running ? ERR_SERVICE : ERR_INTERNAL, "the worker %s",
+                         running ? "did not finish within 3 minutes" : "failed; its log is above");
+    if (d->n_seen < d->n_sent)
+        return base_fail(err, ERR_INTERNAL, "%u completions of %u came", d->n_seen, d->n_sent);
+    struct base_buffer text;
+    base_buffer_init(&text, sizeof start->chart - 1);
+    if (base_file_read(chart, sizeof start->chart - 1, &text, err) == 0)
+        snprintf(start->chart, sizeof start->chart, "%s", base_buffer_cstr(&text));
+    base_buffer_done(&text);
+    return 0;
+}
+
+static bool has_snapshot(const struct demo *d)
+{
+    struct base_error err = {0};
+    struct snap_store *store = NULL;
+    struct schema_snapshot_record record;
+    char name[256];
+    size_t n;
+    const char *last = base_file_name(d->model, &n);
+    snprintf(name, sizeof name, "%.*s", (int)n, last);
+    bool found = snap_store_open(model_options.store, NULL, &store, &err) == 0 &&
+                 snap_admin_find(store, name, &record, &err) == 0 && record.state == SCHEMA_SNAPSHOT_READY;
+    snap_store_close(store);
+    return found;
+}
+
+static void print_start(const char *title, const struct start *start)
+{
+    if (model_options.json)
+        printf("{\"start\":\"%s\",\"ready_s\":%.6f,\"first_token_s\":%.6f}\n", start->restored ? "restored" : "cold",
+               start->ready_s, start->first_token_s);
+    else
+        printf("\n%s\n%s\n", title, start->chart);
+    fflush(stdout);
+}
+
+static int demo(struct demo *d, struct base_error *err)
+{
+    struct start cold = {0}, warm = {0};
+    bool first_time = !model_options.no_snapshot && !has_snapshot(d);
+    bool quiet = model_options.json;
+    if (!quiet)
+        printf("broker: %s %s, model: %s, snapshots: %s\n\n", brokers ? "Kafka at" : "librdkafka's mock cluster at", d->brokers,
+               d->model, model_options.store);
+    int rc = 0;
+    if (first_time) {
+        if (!quiet)
+            printf("No snapshot yet: this worker loads the model the slow way, serves, and leaves a snapshot behind.\n\n");
+        rc = run_worker(d, 4, &cold, err);
+        if (rc < 0)
+            return rc;
+        print_start("cold start, loading the model:", &cold);
+    }
+    if (!quiet)
+        printf("%s\n\n", model_options.no_snapshot ? "A worker starts, without a snapshot."
+                                                   : "A worker starts from the snapshot.");
+    rc = run_worker(d, N_PROMPTS, &warm, err);
+    if (rc < 0)
+        return rc;
+    print_start(warm.restored ? "cold start, from the snapshot:" : "cold start, loading the model:", &warm);
+    if (!quiet && warm.restored)
+        printf("%u prompts, %u completions, each published once; ready %.0f ms after exec%s\n", d->n_sent, d->n_seen,
+               warm.ready_s * 1e3, first_time ? "" : " (remove the snapshot with `rouse snapshot rm` to see the first start again)");
+    return d->n_errors ? base_fail(err, ERR_INTERNAL, "%u completions say error", d->n_errors) : 0;
+}
+
+int cmd_demo(int argc, char **argv)
+{
+    struct base_error err = {0};
+    static struct demo d;
+    struct snap_start_options start;
+    strcpy(d.folder, "/tmp/rouse-demo-XXXXXX");
+    int rc = base_options_parse(&usage, options, argc, argv, NULL, &err);
+    if (rc == 0)
+        rc = cli_start_options(&model_options, NULL, &start, &err);
+    if (rc == 0 && model_options.no_snapshot && !model_options.store)
+        model_options.store = "";
+    if (rc == 0)
+        rc = find_model(&d, &err);
+    if (rc == 0 && !mkdtemp(d.folder))
+        rc = base_fail_errno(&err, "%s", d.folder);
+    if (rc == 0) {
+        rc = open_kafka(&d, &err);
+        if (rc == 0)
+            rc = demo(&d, &err);
+        char path[128];
+        snprintf(path, sizeof path, "%s/worker.log", d.folder);
+        unlink(path);
+        snprintf(path, sizeof path, "%s/start.txt", d.folder);
+        unlink(path);
+        rmdir(d.folder);
+    }
+    if (d.consumer) {
+        rd_kafka_consumer_close(d.consumer);
+        rd_kafka_destroy(d.consumer);
+    }
+    if (d.mock)
+        rd_kafka_mock_cluster_destroy(d.mock);
+    if (d.producer)
+        rd_kafka_destroy(d.producer);
+    base_options_done(options);
+    return rc < 0 ? cli_fail("demo", rc, &err) : 0;
+}

@@ -1,0 +1,149 @@
+/* rouse tokenize - text to token ids, and back, by a model's own tokenizer.json. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json_writer.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "model/tokenizer.h"
+
+static const char *model_path, *text_path;
+static bool decode, json;
+
+static const struct base_options_usage usage = {
+    .command = "rouse tokenize",
+    .synopsis = "--model DIR --text FILE [--decode] [--json]",
+    .summary = "Prints the token ids of a text, or with --decode the text of token ids.",
+    .examples = "  echo -n 'Hello world' | rouse tokenize --model models/oracle --text - --json\n"
+                "  echo '[15496, 995]' | rouse tokenize --model models/oracle --decode --text -\n",
+};
+
+static const struct base_option options[] = {
+    {"model", BASE_OPTION_STRING, &model_path, "DIR|FILE", NULL, NULL, 0, 0, "Input",
+     "A model directory, or a tokenizer.json itself.", true},
+    {"text", BASE_OPTION_STRING, &text_path, "FILE", "-", NULL, 0, 0, "Input",
+     "What to read; - for standard input. With --decode: ids, as JSON ([1, 2] or {\"ids\": [1, 2]}) or as words.", false},
+    {"decode", BASE_OPTION_FLAG, &decode, NULL, NULL, NULL, 0, 0, "Input", "From ids to text; special tokens are shown.", false},
+    {"json", BASE_OPTION_FLAG, &json, NULL, NULL, NULL, 0, 0, "Output", "{\"ids\": [...]}, or {\"text\": \"...\"} with --decode.", false},
+    CLI_OPTIONS_END,
+};
+
+static int open_tokenizer(struct base_buffer *blob, struct model_tokenizer **out, struct base_error *err)
+{
+    char path[4096];
+    bool is_dir = base_file_is_dir(model_path);
+    int rc = is_dir ? base_file_join(path, sizeof path, model_path, "tokenizer.json", err) : 0;
+    if (rc == 0)
+        rc = model_tokenizer_compile_file(is_dir ? path : model_path, blob, err);
+    if (rc == 0)
+        rc = model_tokenizer_open(blob->data, blob->n, out, err);
+    return rc;
+}
+
+static int encode_text(const struct model_tokenizer *t, const struct base_buffer *in, struct base_buffer *out,
+                       struct base_error *err)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    int rc = model_tokenizer_encode(t, (const char *)in->data, in->n, SIZE_MAX / sizeof *ids, &ids, &n, err);
+    if (rc < 0)
+        return base_fail_in(err, "%s", text_path);
+    base_buffer_string(out, json ? "{\"ids\":[" : "");
+    for (size_t i = 0; i < n; i++)
+        base_buffer_printf(out, "%s%" PRId32, i ? (json ? "," : " ") : "", ids[i]);
+    base_buffer_string(out, json ? "]}\n" : "\n");
+    free(ids);
+    return 0;
+}
+
+/* Numbers separated by anything but digits: covers a JSON array, the "ids" of an object, and plain words. */
+static int parse_ids(const struct base_buffer *in, uint32_t n_ids, int32_t **out_ids, size_t *out_n, struct base_error *err)
+{
+    int32_t *ids = malloc((in->n / 2 + 1) * sizeof *ids);
+    if (!ids)
+        return base_fail(err, ERR_NOMEM, "out of memory for %zu bytes of ids", in->n);
+    const char *at = base_buffer_cstr(in), *end = at + in->n;
+    const char *object = strstr(at, "\"ids\"");
+    size_t n = 0;
+    for (at = object ? object + 5 : at; at < end;) {
+        if (!strchr("0123456789", *at)) {
+            if (!strchr(" \t\r\n,:[]{}", *at)) {
+                free(ids);
+                return base_fail(err, ERR_INPUT, "%s: byte %zu: '%c' is no token id", text_path,
+                                 (size_t)(at - base_buffer_cstr(in)), *at);
+            }
+            at++;
+            continue;
+        }
+        char *after;
+        unsigned long v = strtoul(at, &after, 10);
+        if (v >= n_ids) {
+            free(ids);
+            return base_fail(err, ERR_INPUT, "%s: token id %.*s: the tokenizer has ids up to %u", text_path, (int)(after - at),
+                             at, n_ids - 1);
+        }
+        ids[n++] = (int32_t)v;
+        at = after;
+    }
+    *out_ids = ids;
+    *out_n = n;
+    return 0;
+}
+
+static int decode_ids(const struct model_tokenizer *t, const struct base_buffer *in, struct base_buffer *out,
+                      struct base_error *err)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    int rc = parse_ids(in, model_tokenizer_n_ids(t), &ids, &n, err);
+    if (rc < 0)
+        return rc;
+    if (json) {
+        struct base_buffer text;
+        base_buffer_init(&text, (size_t)1 << 30);
+        model_tokenizer_decode(t, ids, n, false, &text);
+        struct base_json j;
+        base_json_init(&j, out);
+        base_json_object_begin(&j);
+        base_json_key(&j, "text");
+        base_json_string_n(&j, base_buffer_cstr(&text), text.n);
+        base_json_object_end(&j);
+        base_buffer_byte(out, '\n');
+        base_buffer_done(&text);
+    } else {
+        model_tokenizer_decode(t, ids, n, false, out);
+    }
+    free(ids);
+    return 0;
+}
+
+int cmd_tokenize(int argc, char **argv)
+{
+    struct base_error err = {0};
+    struct base_buffer blob, in, out;
+    struct model_tokenizer *tokenizer = NULL;
+    base_buffer_init(&blob, (size_t)1 << 30);
+    base_buffer_init(&in, 0);
+    base_buffer_init(&out, (size_t)2 << 30);
+    int rc = base_options_parse(&usage, options, argc, argv, NULL, &err);
+    if (rc != 0)
+        goto out;
+    rc = open_tokenizer(&blob, &tokenizer, &err);
+    if (rc == 0)
+        rc = cli_read_all(text_path, &in, &err);
+    if (rc == 0)
+        rc = decode ? decode_ids(tokenizer, &in, &out, &err) : encode_text(tokenizer, &in, &out, &err);
+    if (rc == 0 && out.failed)
+        rc = base_fail(&err, out.failed, "the output does not fit into memory");
+    if (rc == 0)
+        fwrite(out.data, 1, out.n, stdout);
+out:
+    model_tokenizer_close(tokenizer);
+    base_buffer_done(&blob);
+    base_buffer_done(&in);
+    base_buffer_done(&out);
+    base_options_done(options);
+    return rc < 0 ? cli_fail("tokenize", rc, &err) : 0;
+}

@@ -1,0 +1,108 @@
+/* rouse worker - one worker: options in, worker_run, signals to drain. */
+#include <signal.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "worker/worker.h"
+
+static struct cli_model_options model_options;
+static struct worker_options worker_options;
+static uint64_t inflight, commit_ms, drain_s, exit_after;
+
+static const struct base_options_usage usage = {
+    .command = "rouse worker",
+    .synopsis = "--model DIR|NAME --brokers LIST [options]",
+    .summary = "Takes prompt batches from a topic, generates, and publishes completions, dead letters and offsets in one "
+               "transaction. Starts from a snapshot when there is one, and builds it when there is none. SIGTERM drains; a "
+               "second one leaves at once.",
+    .examples = "  rouse worker --model models/oracle --brokers localhost:9092 --redis redis://localhost:6379\n",
+};
+
+static const struct base_option options[] = {
+    CLI_OPTIONS_MODEL(&model_options),
+    {"brokers", BASE_OPTION_STRING, &worker_options.brokers, "LIST", NULL, NULL, 0, 0, "Kafka",
+     "host:port[,host:port...]. Brokers that are away are waited for.", true},
+    {"group", BASE_OPTION_STRING, &worker_options.group, "NAME", "rouse", NULL, 0, 0, "Kafka",
+     "Consumer group: the pool that shares the topic's partitions.", false},
+    {"in", BASE_OPTION_STRING, &worker_options.topic_in, "TOPIC", "rouse.prompts", NULL, 0, 0, "Kafka", "Prompt batches.", false},
+    {"out", BASE_OPTION_STRING, &worker_options.topic_out, "TOPIC", "rouse.completions", NULL, 0, 0, "Kafka", "Completions.", false},
+    {"dlq", BASE_OPTION_STRING, &worker_options.topic_dlq, "TOPIC", "rouse.dead-letters", NULL, 0, 0, "Kafka", "Dead letters.", false},
+    {"transactional-id", BASE_OPTION_STRING, &worker_options.transactional_id, "ID", NULL, NULL, 0, 0, "Kafka",
+     "Unique to this worker and the same after a restart, so that a successor ends what a dead worker left open at once. "
+     "Default: GROUP-HOST-PID.", false},
+    {"kafka", BASE_OPTION_LIST, &worker_options.kafka, "KEY=VALUE", NULL, NULL, 0, 0, "Kafka",
+     "Any librdkafka property, over our own setting of it: --kafka security.protocol=sasl_ssl. May be given again.", false},
+    {"inflight", BASE_OPTION_UINT, &inflight, "N", "256", NULL, 1, 1000000, "Work",
+     "Prompts taken and not yet published; partitions pause above it. Bounds memory and what a crash repeats.", false},
+    {"commit-ms", BASE_OPTION_UINT, &commit_ms, "MS", "50", NULL, 0, 60000, "Work",
+     "Publish at most this long after the first finished prompt. Longer makes fewer, larger transactions.", false},
+    {"drain-s", BASE_OPTION_UINT, &drain_s, "SECONDS", "30", NULL, 0, 86400, "Work",
+     "After SIGTERM: time for what was taken to finish. Keep it below the pod's termination grace period.", false},
+    {"exit-after", BASE_OPTION_UINT, &exit_after, "N", "0", NULL, 0, 0, "Work",
+     "Drain and leave after N prompts are published. 0: run until stopped.", false},
+    {"http", BASE_OPTION_STRING, &worker_options.http, "ADDR:PORT", "127.0.0.1:8080", NULL, 0, 0, "Observing",
+     "Serves /startupz /livez /readyz /healthz /metrics; port 0 takes a free one, 'off' none.", false},
+    {"trace", BASE_OPTION_STRING, &worker_options.trace_file, "FILE", NULL, NULL, 0, 0, "Observing",
+     "Write the cold start as a Chrome trace (chrome://tracing, ui.perfetto.dev), or as a chart when FILE ends in .txt.", false},
+    CLI_OPTIONS_DEVICE(&model_options),
+    CLI_OPTIONS_SNAPSHOT(&model_options),
+    {"json", BASE_OPTION_FLAG, &model_options.json, NULL, NULL, NULL, 0, 0, "Observing",
+     "Log as JSON, one object a line (as ROUSE_LOG_FORMAT=json does).", false},
+    CLI_OPTIONS_END,
+};
+
+/* The chart, for people. */
+static int write_chart(const struct base_trace *trace, const char *path, struct base_error *err)
+{
+    struct base_buffer text;
+    base_buffer_init(&text, 1 << 20);
+    base_trace_print(trace, &text);
+    int rc = base_file_publish(path, text.data, text.n, err);
+    base_buffer_done(&text);
+    return rc;
+}
+
+static void on_signal(int number)
+{
+    (void)number;
+    worker_request_stop();
+}
+
+int cmd_worker(int argc, char **argv)
+{
+    struct base_error err = {0};
+    struct base_trace *trace = base_trace_new();
+    base_trace_begin(trace, BASE_TRACE_CONFIG);
+    int rc = base_options_parse(&usage, options, argc, argv, NULL, &err);
+    if (rc == 0)
+        rc = cli_start_options(&model_options, trace, &worker_options.start, &err);
+    if (rc == 0) {
+        if (model_options.json)
+            base_log_setup(cli_log_level, BASE_LOG_JSON);
+        worker_options.start.progress = false; /* the log says it */
+        worker_options.device = model_options.device;
+        worker_options.open = cli_open_options(&model_options);
+        worker_options.n_inflight_max = (uint32_t)inflight;
+        worker_options.commit_ms = (uint32_t)commit_ms;
+        worker_options.drain_ms = (uint32_t)(drain_s * 1000);
+        worker_options.exit_after = exit_after;
+        worker_options.trace = trace;
+        struct sigaction act = {.sa_handler = on_signal};
+        sigaction(SIGTERM, &act, NULL);
+        sigaction(SIGINT, &act, NULL);
+        base_trace_end(trace, BASE_TRACE_CONFIG);
+        const char *chart = worker_options.trace_file, *suffix = chart ? strrchr(chart, '.') : NULL;
+        if (suffix && strcmp(suffix, ".txt") == 0)
+            worker_options.trace_file = NULL;
+        else
+            chart = NULL;
+        rc = worker_run(&worker_options, &err);
+        if (rc == 0 && chart)
+            rc = write_chart(trace, chart, &err);
+    }
+    base_trace_free(trace);
+    base_options_done(options);
+    return rc < 0 ? cli_fail("worker", rc, &err) : 0;
+}
