@@ -38,9 +38,12 @@ static bool buffer_reserve(struct base_buffer *b, size_t n)
     }
     if (b->data && n <= b->capacity - b->n)
         return true;
-    size_t want = b->capacity < BUFFER_FIRST_BYTES ? BUFFER_FIRST_BYTES : b->capacity;
-    while (want < b->n + n)
-        want = want > SIZE_MAX / 2 ? SIZE_MAX - 1 : want * 2;
+    size_t need = b->n + n; /* <= n_max */
+    size_t want = b->capacity > SIZE_MAX / 2 ? need : 2 * b->capacity;
+    if (want < BUFFER_FIRST_BYTES)
+        want = BUFFER_FIRST_BYTES;
+    if (want < need)
+        want = need;
     if (want > b->n_max)
         want = b->n_max;
     uint8_t *data = want < SIZE_MAX ? realloc(b->data, want + 1) : NULL;
