@@ -1,0 +1,50 @@
+/* backend - what a back end implements; private to gpu/. device.c checks nothing twice and dispatches through this table.
+ *
+ * A back end's device and model begin with the structs below, so that device.c can reach the table and the plan. */
+#ifndef ROUSE_GPU_BACKEND_H
+#define ROUSE_GPU_BACKEND_H
+
+#include "gpu/device.h"
+
+struct gpu_backend {
+    const char *kind; /* what gpu_open's `which` starts with: "cpu", "cuda" */
+
+    /* index: N of "cuda:N", 0 without. ERR_SERVICE: no such device here; ERR_USAGE: options it cannot serve. */
+    int (*open)(uint32_t index, const struct gpu_open_options *options, struct gpu_device **out_device,
+                struct base_error *err);
+    void (*close)(struct gpu_device *device);
+
+    /* Bytes of workspace and KV that this device wants behind the weights of plan (whose weight range is laid out). */
+    void (*measure)(const struct gpu_device *device, const struct gpu_plan *plan, uint64_t *out_workspace_bytes,
+                    uint64_t *out_kv_bytes);
+    /* plan is complete; the model takes it over, with plan->tensors as `tensors`, on success alone. */
+    int (*model_new)(struct gpu_device *device, const struct gpu_plan *plan, struct gpu_tensor *tensors,
+                     struct gpu_model **out_model, struct base_error *err);
+    void (*model_free)(struct gpu_model *model);
+    uint8_t *(*model_host)(struct gpu_model *model);
+    int (*model_load)(struct gpu_model *model, const struct model_weights *weights,
+                      void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
+                      struct base_error *err);
+    /* The step has been checked against the plan (gpu_step_check). */
+    int (*model_forward)(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
+                         const float **out_logits, struct base_error *err);
+};
+
+struct gpu_device {
+    const struct gpu_backend *backend;
+    struct gpu_info info;
+};
+
+struct gpu_model {
+    struct gpu_device *device; /* borrowed, outlives the model */
+    struct gpu_plan plan;
+    struct gpu_tensor *tensors; /* [plan.n_tensors], owned; plan.tensors is the same memory */
+};
+
+extern const struct gpu_backend gpu_cpu_backend;
+
+/* ERR_USAGE, ERR_INPUT as gpu_model_forward says. That no block is written by two sequences is the caller's promise. */
+int gpu_step_check(const struct gpu_plan *plan, const struct gpu_sequence *sequences, uint32_t n_sequences,
+                   struct base_error *err);
+
+#endif

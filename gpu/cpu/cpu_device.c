@@ -1,0 +1,100 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/buffer.h"
+#include "base/file.h"
+#include "gpu/cpu/cpu_model.h"
+
+enum { TEXT_BYTES_MAX = 4 << 20 /* /proc/cpuinfo of a large machine has 1 MB */ };
+
+/* "model name : AMD EPYC 7B13" of /proc/cpuinfo; "cpu" where it says nothing. */
+static void read_name(char *name, size_t size)
+{
+    struct base_buffer text;
+    base_buffer_init(&text, TEXT_BYTES_MAX);
+    const char *at = NULL;
+    if (base_file_read("/proc/cpuinfo", TEXT_BYTES_MAX, &text, NULL) == 0)
+        at = strstr(base_buffer_cstr(&text), "model name");
+    if (at)
+        at = strchr(at, ':');
+    if (at) {
+        at += 1 + strspn(at + 1, " \t");
+        snprintf(name, size, "%.*s", (int)strcspn(at, "\n"), at);
+    } else {
+        snprintf(name, size, "cpu");
+    }
+    base_buffer_done(&text);
+}
+
+/* A number of bytes in a cgroup's file; UINT64_MAX for "max" and for no file. */
+static uint64_t read_limit(const char *path)
+{
+    struct base_buffer text;
+    base_buffer_init(&text, 64);
+    uint64_t limit = UINT64_MAX;
+    if (base_file_read(path, 64, &text, NULL) == 0) {
+        char *end;
+        const unsigned long long v = strtoull(base_buffer_cstr(&text), &end, 10);
+        if (end != base_buffer_cstr(&text))
+            limit = v;
+    }
+    base_buffer_done(&text);
+    return limit;
+}
+
+/* What this process may use: the machine's memory, cut by its container's limit (cgroup v2, then v1). */
+static uint64_t read_memory(void)
+{
+    uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    const uint64_t v2 = read_limit("/sys/fs/cgroup/memory.max");
+    const uint64_t v1 = read_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    if (v2 < bytes)
+        bytes = v2;
+    return v1 < bytes ? v1 : bytes;
+}
+
+static void cpu_close(struct gpu_device *device)
+{
+    struct cpu_device *d = (struct cpu_device *)device;
+    base_pool_free(d->pool);
+    free(d);
+}
+
+static int cpu_open(uint32_t index, const struct gpu_open_options *options, struct gpu_device **out_device,
+                    struct base_error *err)
+{
+    (void)index;
+    struct cpu_device *d = calloc(1, sizeof *d);
+    if (!d)
+        return base_fail(err, ERR_NOMEM, "no memory for a device");
+    int rc = cpu_kernels_pick(options->kernels, &d->kernels, err);
+    if (rc < 0)
+        goto fail;
+    rc = base_pool_new(options->n_threads, &d->pool, err);
+    if (rc < 0)
+        goto fail;
+    d->base.backend = &gpu_cpu_backend;
+    d->base.info = (struct gpu_info){.kind = "cpu", .arch = d->kernels->arch, .driver = ""};
+    d->base.info.n_threads = base_pool_n_threads(d->pool);
+    d->base.info.memory_bytes = read_memory();
+    read_name(d->base.info.name, sizeof d->base.info.name);
+    *out_device = &d->base;
+    return 0;
+fail:
+    cpu_close(&d->base);
+    return rc;
+}
+
+const struct gpu_backend gpu_cpu_backend = {
+    .kind = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .measure = cpu_model_measure,
+    .model_new = cpu_model_new,
+    .model_free = cpu_model_free,
+    .model_host = cpu_model_host,
+    .model_load = cpu_model_load,
+    .model_forward = cpu_model_forward,
+};
