@@ -31,7 +31,7 @@ void model_weights_close(struct model_weights *w);
 int model_weights_check(const struct model_weights *w, const struct model_config *config, struct base_error *err);
 
 /* The tensor of this name (with or without the "gpt_neox." prefix); "lm_head.weight" and "embed_out.weight" stand for each
- * other. NULL: not there. Lent. */
+ * other. NULL: not there, or not readable (neither F32, F16 nor BF16, or of more than 4 dimensions). Lent. */
 const struct model_tensor *model_weights_find(const struct model_weights *w, const char *name);
 
 /* Elements [first, first + n) of t, converted to f32 / copied as stored. ERR_IO, ERR_INPUT (file cut). */

@@ -1,9 +1,10 @@
+// libs: base model
 /* Fuzz entry: config.json, then its binary form. What parses must survive a round trip; anything may come as plan bytes. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/config.h"
-#include "model/tests/fuzz_replay.h"
+#include "model/tests/corpus_replay.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {

@@ -1,3 +1,4 @@
+// libs: base model
 /* Fuzz entry: a whole .safetensors file; then the same bytes as an index. What is accepted must keep its promises. */
 #include <stdlib.h>
 #include <string.h>
@@ -5,7 +6,7 @@
 #include "base/bytes.h"
 #include "model/safetensors.h"
 #include "model/shard_index.h"
-#include "model/tests/fuzz_replay.h"
+#include "model/tests/corpus_replay.h"
 
 static void check_header(const struct safetensors_header *h, uint64_t data_bytes)
 {

@@ -16,7 +16,7 @@
 
 #include "base/file.h"
 #include "model/config.h"
-#include "model/tests/fuzz_replay.h"
+#include "model/tests/corpus_replay.h"
 
 /* As EleutherAI published pythia-70m. */
 static const char published[] =
@@ -386,7 +386,7 @@ static void test_dtypes(void **state)
 static void test_corpus(void **state)
 {
     (void)state;
-    assert_true(fuzz_replay("config") > 0);
+    assert_true(corpus_replay("config") > 0);
 }
 
 int main(void)

@@ -17,7 +17,7 @@
 #include "base/file.h"
 #include "model/float16.h"
 #include "model/safetensors.h"
-#include "model/tests/fuzz_replay.h"
+#include "model/tests/corpus_replay.h"
 #include "model/weights.h"
 
 static char dir[64];
@@ -602,7 +602,7 @@ static void test_check_choices(void **state)
 static void test_corpus(void **state)
 {
     (void)state;
-    assert_true(fuzz_replay("safetensors") > 0);
+    assert_true(corpus_replay("safetensors") > 0);
 }
 
 int main(void)

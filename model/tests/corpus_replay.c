@@ -1,4 +1,4 @@
-#include "model/tests/fuzz_replay.h"
+#include "model/tests/corpus_replay.h"
 
 #include <dirent.h>
 #include <limits.h>
@@ -37,7 +37,7 @@ static void replay_file(const char *path)
     base_buffer_done(&bytes);
 }
 
-size_t fuzz_replay(const char *name)
+size_t corpus_replay(const char *name)
 {
     const char *root = getenv("ROUSE_SOURCE_DIR");
     char path[PATH_MAX];
