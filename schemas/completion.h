@@ -1,4 +1,4 @@
-/* completion - completion/1: one record a prompt, key = batch_id. CDDL: schemas/completion.cddl. */
+/* completion - completion/1: one record a prompt, key = batch_id. CDDL: schemas/completion.cddl. Unknown keys are ignored. */
 #ifndef ROUSE_SCHEMAS_COMPLETION_H
 #define ROUSE_SCHEMAS_COMPLETION_H
 
@@ -13,12 +13,14 @@
 enum schema_finish { SCHEMA_FINISH_EOS, SCHEMA_FINISH_STOP, SCHEMA_FINISH_LENGTH, SCHEMA_FINISH_EXPIRED, SCHEMA_FINISH_ERROR };
 const char *schema_finish_name(enum schema_finish finish); /* "eos", "stop", "length", "expired", "error" */
 
+#define SCHEMA_LOGPROB_MIN (-9999.0f) /* stands for minus infinity, which not every reader of msgpack or JSON takes */
+
 struct schema_token_logprob {
     int32_t id;
     float logprob;
     uint32_t n_top;             /* alternatives, most likely first */
     const int32_t *top_ids;     /* [n_top] */
-    const float *top_logprobs;  /* [n_top] */
+    const float *top_logprobs;  /* [n_top]; what is not finite is written as SCHEMA_LOGPROB_MIN */
 };
 
 struct schema_completion {
@@ -29,7 +31,7 @@ struct schema_completion {
     const int32_t *tokens; /* [n_tokens], without eos and what a stop string cut off */
     uint32_t n_tokens;
     enum schema_finish finish;
-    enum schema_code error; /* SCHEMA_OK: none */
+    enum schema_code error; /* SCHEMA_OK: none. Given exactly when finish is SCHEMA_FINISH_ERROR */
     struct schema_string error_text;
     uint32_t prompt_tokens, completion_tokens;
     const struct schema_token_logprob *logprobs; /* [n_logprobs]; 0: not asked for */
@@ -39,7 +41,9 @@ struct schema_completion {
     void *memory; /* set by decode */
 };
 
+/* Appends the canonical form. Strings without text are written as ""; text that is not UTF-8 is ERR_INTERNAL. */
 int schema_completion_encode(const struct schema_completion *c, struct base_buffer *out, struct base_error *err);
+/* ERR_INPUT: not a completion/1. An error code that this program does not know reads as SCHEMA_INTERNAL. */
 int schema_completion_decode(const void *bytes, size_t n, struct schema_completion **out_c, struct base_error *err);
 void schema_completion_free(struct schema_completion *c);
 

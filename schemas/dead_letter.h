@@ -23,8 +23,10 @@ struct schema_header {
 
 struct schema_dead_letter {
     char topic[250], group[256], worker[128], message[1024];
-    char traceparent[64], replay_id[64], replay_of[300];
-    int32_t partition;
+    char traceparent[64]; /* W3C trace context, as the producer sent it */
+    char replay_id[64];   /* of the replay run that put the record back */
+    char replay_of[300];  /* which dead letter that was: topic/partition/offset in the dead letter topic */
+    int32_t partition; /* topic, partition, offset: where the record was read first */
     int64_t offset;
     uint32_t delivery_count; /* attempts so far, this one included */
     enum schema_code code;
@@ -33,14 +35,17 @@ struct schema_dead_letter {
     uint32_t replay_count;
 };
 
-/* The headers to write: the letter's own, then `kept` foreign headers of the original record while they fit. Values are
- * text in *memory, which the caller clears after use. If the original was itself a dead letter or a replay (its headers say
- * so), topic/partition/offset/orig timestamp/first failure come from there. Returns the number of headers. */
+/* The headers to write: the letter's own, then foreign headers of the original record, in their order, each that still fits.
+ * What is empty or 0 among worker, traceparent, the times and the replay fields is left out. Own values are text in
+ * *memory, which the caller clears after use; foreign ones stay where they are. If the original was itself a dead letter
+ * or a replay (its headers say so), topic, partition, offset, original time and first failure come from there, and so do the
+ * traceparent and the replay fields that the letter does not give. Returns the number of headers; 0: memory ran out. */
 uint32_t schema_dead_letter_headers(const struct schema_dead_letter *letter, const struct schema_header *original,
                                     uint32_t n_original, struct base_buffer *memory,
                                     struct schema_header out[SCHEMA_DEAD_LETTER_HEADERS_MAX]);
 
-/* From headers of a record; unknown ones are ignored, missing ones left 0; ERR_INPUT for text that does not parse. */
+/* From headers of a record; of one name the last counts, unknown ones are ignored, missing ones left 0. ERR_INPUT for text
+ * that does not parse. An error code that this program does not know reads as SCHEMA_INTERNAL. */
 int schema_dead_letter_parse(const struct schema_header *headers, uint32_t n, struct schema_dead_letter *out_letter,
                              struct base_error *err);
 

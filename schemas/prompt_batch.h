@@ -1,8 +1,8 @@
 /* prompt_batch - prompt-batch/1: what a producer puts on the topic. CDDL: schemas/prompt_batch.cddl.
  *
- * A decoded batch is one allocation; everything in it lives until schema_prompt_batch_free. Two kinds of fault: bytes that are no
- * batch fail the whole (decode returns ERR_INPUT); a prompt that breaks a rule carries its own error, and its neighbours
- * are fine. Unknown keys are ignored. */
+ * Everything in a decoded batch lives until schema_prompt_batch_free. Two kinds of fault: bytes that are no batch fail the
+ * whole (decode returns ERR_INPUT); a prompt that breaks a rule carries its own error, and its neighbours are fine. A prompt
+ * whose id is missing, unusable or taken by an earlier one is called by its index, "#3". Unknown keys are ignored. */
 #ifndef ROUSE_SCHEMAS_PROMPT_BATCH_H
 #define ROUSE_SCHEMAS_PROMPT_BATCH_H
 
@@ -36,9 +36,11 @@ enum {
 
 struct schema_sampling {
     uint32_t has;
-    uint32_t max_tokens; /* 1..limits.max_tokens */
-    double temperature, top_p, min_p, repetition_penalty;
-    uint32_t top_k;
+    uint32_t max_tokens; /* 1..limits.max_tokens_max */
+    double temperature;        /* [0, 100] */
+    double top_p, min_p;       /* (0, 1], [0, 1] */
+    double repetition_penalty; /* (0, 100] */
+    uint32_t top_k;            /* 0..2^31 - 1; 0: off */
     uint64_t seed;
     uint32_t logprobs; /* 0..20 */
     int32_t priority;  /* -1000..1000, higher first */
@@ -63,7 +65,7 @@ struct schema_prompt_batch {
     int64_t created_ms, deadline_ms; /* 0: absent */
     struct schema_prompt *prompts;   /* [n_prompts] */
     uint32_t n_prompts;
-    void *memory; /* one block that holds all of the above */
+    void *memory; /* holds all of the above; set by decode */
 };
 
 struct schema_batch_limits {
@@ -87,7 +89,8 @@ void schema_prompt_batch_free(struct schema_prompt_batch *batch);
  * field is not used: a caller may fill the struct by hand. */
 int schema_prompt_batch_encode(const struct schema_prompt_batch *batch, struct base_buffer *out, struct base_error *err);
 
-/* The same bytes' batch cut down to one prompt, all its keys kept (unknown ones too): the value of that prompt's dead letter. */
+/* The same bytes' batch cut down to one prompt, all else byte for byte (unknown keys too): the value of that prompt's dead
+ * letter. ERR_INPUT: no batch, or no such prompt. */
 int schema_prompt_batch_single(const void *bytes, size_t n, uint32_t index, struct base_buffer *out, struct base_error *err);
 
 #endif
