@@ -60,12 +60,15 @@ __attribute__((target("avx2,fma"))) static void multiply(void *context, uint32_t
 {
     (void)context, (void)task, (void)thread;
     __m256 acc[10], x = _mm256_set1_ps(1.0000001f), y = _mm256_set1_ps(1e-9f);
+#pragma GCC unroll 10 /* so that the accumulators are registers */
     for (int i = 0; i < 10; i++)
         acc[i] = _mm256_set1_ps((float)i);
     for (int r = 0; r < FMA_ROUNDS; r++)
+#pragma GCC unroll 10
         for (int i = 0; i < 10; i++)
             acc[i] = _mm256_fmadd_ps(acc[i], x, y);
     float out[8];
+#pragma GCC unroll 10
     for (int i = 1; i < 10; i++)
         acc[0] = _mm256_add_ps(acc[0], acc[i]);
     _mm256_storeu_ps(out, acc[0]);
