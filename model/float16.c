@@ -1,6 +1,9 @@
 #include "model/float16.h"
 
+#include <stdbool.h>
+
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -73,6 +76,13 @@ __attribute__((target("avx2,f16c"))) static size_t f16_to_f32_f16c(const uint8_t
     return i;
 }
 
+/* clang 14 does not know "f16c" in __builtin_cpu_supports. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 __attribute__((target("avx2"))) static size_t bf16_to_f32_avx2(const uint8_t *from, float *to, size_t n)
 {
     size_t i = 0;
@@ -88,7 +98,7 @@ void model_f16_to_f32_many(const void *from, float *to, size_t n)
 {
     size_t done = 0;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+    if (has_f16c())
         done = f16_to_f32_f16c(from, to, n);
 #endif
     f16_to_f32_from(from, to, done, n);

@@ -335,8 +335,8 @@ int model_weights_check(const struct model_weights *w, const struct model_config
 int model_weights_read_raw(const struct model_weights *w, const struct model_tensor *t, uint64_t first, uint64_t n,
                            void *out, struct base_error *err)
 {
-    uint64_t element = model_dtype_bytes(t->dtype), n_elements = t->bytes / element;
-    assert(first <= n_elements && n <= n_elements - first);
+    uint64_t element = model_dtype_bytes(t->dtype);
+    assert(first <= t->bytes / element && n <= t->bytes / element - first);
     const struct weights_file *f = &w->files[t->file];
     return base_file_pread(f->fd, out, n * element, t->offset + first * element, f->path, err);
 }
