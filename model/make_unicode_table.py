@@ -12,10 +12,11 @@ import unicodedata
 import tokenizers
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-LETTER, NUMBER, SPACE, WORD, NFC = 1, 2, 4, 8, 16
+LETTER, NUMBER, SPACE, WORD, COMPOSING, BASE = 1, 2, 4, 8, 16, 32
 
 split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
 nfc = normalizers.NFC().normalize_str
+nfd = normalizers.NFD().normalize_str
 single_word = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
 single_word.add_tokens([AddedToken("@@", single_word=True)])
 
@@ -24,19 +25,21 @@ def joins(before, c):
     return len(split(before + c)) == 1
 
 
-def composing_seconds():
-    """Code points with combining class 0 that compose with what stands before them."""
-    seconds = set(map(chr, range(0x1161, 0x1176))) | set(map(chr, range(0x11A8, 0x11C3)))  # Hangul vowels, finals
+def composing_pairs():
+    """First and second code points of the pairs that become one, but for Hangul's a list to be checked."""
+    firsts = set(map(chr, range(0x1100, 0x1113)))
+    seconds = set(map(chr, range(0x1161, 0x1176))) | set(map(chr, range(0x11A8, 0x11C3)))
     for code in range(0x110000):
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
-            pair = "".join(chr(int(p, 16)) for p in parts)
-            if nfc(pair) != pair:
-                seconds.add(pair[1])
-    return seconds
+            first, second = (chr(int(p, 16)) for p in parts)
+            if nfc(first + second) != first + second:
+                firsts.add(first)
+                seconds.add(second)
+    return firsts, seconds
 
 
-SECONDS = composing_seconds()
+FIRSTS, SECONDS = composing_pairs()
 
 
 def changes_under_nfc(c):
@@ -48,7 +51,11 @@ def classify(c):
     kind = LETTER if joins("a", c) else NUMBER if joins("1", c) else 0 if joins("!", c) else SPACE
     if not single_word.encode("@@" + c, add_special_tokens=False).ids:
         kind |= WORD
-    return kind | (NFC if changes_under_nfc(c) else 0)
+    if changes_under_nfc(c):
+        kind |= COMPOSING
+    elif c in FIRSTS or nfd(c) != c:
+        kind |= BASE
+    return kind
 
 
 def main():

@@ -50,6 +50,7 @@ enum {
     TOK_SPACE = 4,
     TOK_WORD = 8,       /* \w, for single_word */
     TOK_COMPOSING = 16, /* may change under NFC, or change what stands before it */
+    TOK_BASE = 32,      /* not TOK_COMPOSING, but what follows may change it */
     TOK_CLASS_SPLIT = TOK_LETTER | TOK_NUMBER | TOK_SPACE
 };
 

@@ -1,8 +1,8 @@
 /* tokenizer_nfc - Unicode normalisation form C, as the tokenizers library does it.
  *
  * utf8proc knows how characters come apart and together. Which characters take part at all is our table's business: the
- * library's normaliser is years older than utf8proc and leaves later characters alone. Runs between two characters that
- * nothing can change are independent of each other, so only the runs with a composing character in them are touched. */
+ * library's normaliser is years older than utf8proc and leaves later characters alone. Only runs of composing characters,
+ * with the base before them, are touched; nothing outside can change what comes of them. */
 #include "model/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -22,22 +22,19 @@ static bool nfc_continuation(uint8_t byte)
     return (byte & 0xc0) == 0x80;
 }
 
-/* Where the first composing character at or after `at` begins, or n; *out_base where the run that it belongs to does. */
+/* Where the first composing character at or after `at` begins, or n. *out_base: where the character before it does, if
+ * the two may have to do with each other; else the same. */
 static size_t nfc_next_composing(const uint8_t *text, size_t n, size_t at, size_t *out_base)
 {
-    size_t base = at;
-    while (at < n) {
-        size_t k;
-        if (nfc_composing(text + at, n - at, &k)) {
-            *out_base = base;
-            return at;
-        }
+    size_t before = at, k;
+    while (at < n && !nfc_composing(text + at, n - at, &k)) {
         if (!nfc_continuation(text[at]))
-            base = at;
+            before = at;
         at += k;
     }
-    *out_base = n;
-    return n;
+    bool base = before < at && at < n && tok_class(text + before, at - before, &k) & TOK_BASE;
+    *out_base = base ? before : at;
+    return at;
 }
 
 bool model_tokenizer_is_nfc(const uint8_t *text, size_t n)
@@ -97,6 +94,7 @@ static size_t nfc_decompose(const uint8_t *run, size_t n, int32_t *points, size_
     return n_points;
 }
 
+/* Composing characters, and before them the one that they may change. */
 static int nfc_run(const uint8_t *run, size_t n, struct base_buffer *out, struct base_error *err)
 {
     int32_t few[2 * NFC_FEW], *points = few; /* the second half is for sorting */
