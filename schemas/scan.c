@@ -120,6 +120,19 @@ static int scan_fail(struct scan *s, enum schema_code code, const char *fmt, ...
     return base_fail(s->err, ERR_INPUT, "byte %zu: %s", s->at, text);
 }
 
+/* Length of the character at p, 0: no UTF-8. The common lengths here, the rest and every doubt in base/utf8. */
+static inline size_t scan_character(const uint8_t *p, size_t n)
+{
+    if (p[0] < 0x80)
+        return 1;
+    if (n >= 2 && p[0] >= 0xc2 && p[0] < 0xe0 && (p[1] & 0xc0) == 0x80)
+        return 2;
+    if (n >= 3 && p[0] > 0xe0 && p[0] < 0xf0 && p[0] != 0xed && (p[1] & 0xc0) == 0x80 && (p[2] & 0xc0) == 0x80)
+        return 3;
+    int k = base_utf8_next(p, n, NULL);
+    return k > 0 ? (size_t)k : 0;
+}
+
 /* Most text is ASCII: eight bytes at a time as long as it is. */
 static bool scan_utf8(const uint8_t *p, size_t n)
 {
@@ -132,10 +145,10 @@ static bool scan_utf8(const uint8_t *p, size_t n)
             i += sizeof(eight);
         }
         for (size_t end = n - i < sizeof(eight) ? n : i + sizeof(eight); i < end;) {
-            int k = p[i] < 0x80 ? 1 : base_utf8_next(p + i, n - i, NULL);
-            if (k <= 0)
+            size_t k = scan_character(p + i, n - i);
+            if (k == 0)
                 return false;
-            i += (size_t)k;
+            i += k;
         }
     }
     return true;
@@ -215,13 +228,16 @@ static int scan_value(struct scan *s, struct scan_frame *f)
     return 0;
 }
 
+/* Bytes of an unsigned integer of at most 32 bits that starts so; 0: something else. */
+static const uint8_t scan_integer_bytes[256] = {[0x00 ... 0x7f] = 1, [0xcc] = 2, [0xcd] = 3, [0xce] = 5};
+
 /* Tokens come in long arrays: integers one after the other, without the rest of the rules. */
 static void scan_integers(struct scan *s, struct scan_frame *f)
 {
     const uint8_t *p = s->bytes + s->at, *end = s->bytes + s->n;
     uint64_t n = 0;
     for (; n < f->n_left && p < end; n++) {
-        size_t width = *p < 0x80 ? 1 : *p == 0xcd ? 3 : *p == 0xcc ? 2 : *p == 0xce ? 5 : 0;
+        size_t width = scan_integer_bytes[*p];
         if (width == 0 || (size_t)(end - p) < width)
             break;
         p += width;

@@ -23,7 +23,7 @@ import pycddl
 HERE = os.path.dirname(os.path.abspath(__file__))
 SCHEMAS = os.path.dirname(HERE)
 CORPUS = os.path.join(SCHEMAS, "tests", "corpus")
-N_CORPUS_BYTES_MAX = 160
+N_CORPUS_BYTES_MAX = {"ok": 512, "refused": 128}
 SINGLE, DOUBLE = msgpack.Packer(use_single_float=True), msgpack.Packer()
 
 
@@ -143,7 +143,8 @@ class Vectors:
         os.makedirs(folder, exist_ok=True)
         for v in self.vectors:
             data = expand(v["hex"])
-            if len(data) <= N_CORPUS_BYTES_MAX and not v["name"].startswith("cut at"):
+            kind = "ok" if v["outcome"] == "ok" else "refused"
+            if len(data) <= N_CORPUS_BYTES_MAX[kind] and not v["name"].startswith("cut at"):
                 with open(os.path.join(folder, v["name"].replace(" ", "-").replace("/", "-")), "wb") as f:
                     f.write(data)
 
