@@ -65,7 +65,8 @@ int gpu_open(const char *which, const struct gpu_open_options *options, struct g
     if ((!backend && !cuda) || !parse_index(which + n_kind, &index) || (!cuda && which[n_kind] != '\0'))
         return base_fail(err, ERR_USAGE, "no device '%.32s'; known are auto, cpu, cuda and cuda:N", which);
     if (!backend)
-        return base_fail(err, ERR_SERVICE, "device %s: this build has no CUDA back end; use --device cpu or auto", which);
+        return base_fail(err, ERR_SERVICE, "device %s: this build has no CUDA back end; use --device cpu or auto",
+                         which);
     return backend->open(index, options, out_device, err);
 }
 
@@ -154,7 +155,8 @@ uint8_t *gpu_model_host(struct gpu_model *model)
 }
 
 int gpu_model_load(struct gpu_model *model, const struct model_weights *weights,
-                   void (*progress)(void *context, uint64_t done, uint64_t total), void *context, struct base_error *err)
+                   void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
+                   struct base_error *err)
 {
     int rc = model_weights_check(weights, &model->plan.config, err);
     if (rc < 0)

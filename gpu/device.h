@@ -93,7 +93,8 @@ uint8_t *gpu_model_host(struct gpu_model *model);
 
 /* Fills the weight range from a model's files: read, convert to the plan's dtype, pack. progress may be NULL. */
 int gpu_model_load(struct gpu_model *model, const struct model_weights *weights,
-                   void (*progress)(void *context, uint64_t done, uint64_t total), void *context, struct base_error *err);
+                   void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
+                   struct base_error *err);
 
 /* What one sequence contributes to a step: the next n_tokens tokens, of which the first has this position. Their K and V
  * are written into its blocks; attention reads all positions up to each token's own. */
@@ -101,8 +102,9 @@ struct gpu_sequence {
     const int32_t *tokens; /* [n_tokens] */
     uint32_t n_tokens;     /* >= 1 */
     uint32_t position;
-    const uint32_t *blocks; /* [ceil((position + n_tokens) / GPU_BLOCK_TOKENS)], each < limits.n_blocks, none shared for writing */
-    uint32_t n_logits;      /* logits wanted for its last n_logits tokens, <= n_tokens */
+    /* [ceil((position + n_tokens) / GPU_BLOCK_TOKENS)], each < limits.n_blocks, none shared for writing */
+    const uint32_t *blocks;
+    uint32_t n_logits; /* logits wanted for its last n_logits tokens, <= n_tokens */
 };
 
 /* One step: any mix of prefill chunks and decoding sequences. out_logits: [sum of n_logits][V] f32, sequences in order,

@@ -19,19 +19,22 @@ static bool in_range(uint32_t v, uint32_t max)
 
 static int check_config(const struct model_config *c, struct base_error *err)
 {
-    if (!in_range(c->n_layers, LAYERS_MAX) || !in_range(c->hidden, HIDDEN_MAX) || !in_range(c->intermediate, ROWS_MAX) ||
-        !in_range(c->vocab, ROWS_MAX) || !in_range(c->n_positions, CONTEXT_MAX))
-        return base_fail(err, ERR_USAGE,
-                         "cannot plan a model of %u layers, hidden size %u, intermediate size %u, %u tokens, %u positions",
-                         c->n_layers, c->hidden, c->intermediate, c->vocab, c->n_positions);
+    if (!in_range(c->n_layers, LAYERS_MAX) || !in_range(c->hidden, HIDDEN_MAX) ||
+        !in_range(c->intermediate, ROWS_MAX) || !in_range(c->vocab, ROWS_MAX) || !in_range(c->n_positions, CONTEXT_MAX))
+        return base_fail(
+            err, ERR_USAGE,
+            "cannot plan a model of %u layers, hidden size %u, intermediate size %u, %u tokens, %u positions",
+            c->n_layers, c->hidden, c->intermediate, c->vocab, c->n_positions);
     if (c->head_dim % 8 != 0 || !in_range(c->head_dim, 256) || c->n_heads == 0 ||
         (uint64_t)c->n_heads * c->head_dim != c->hidden)
-        return base_fail(err, ERR_USAGE,
-                         "cannot plan %u heads of %u for a hidden size of %u: the head size must be a multiple of 8, at "
-                         "most 256, and heads * size the hidden size",
-                         c->n_heads, c->head_dim, c->hidden);
+        return base_fail(
+            err, ERR_USAGE,
+            "cannot plan %u heads of %u for a hidden size of %u: the head size must be a multiple of 8, at "
+            "most 256, and heads * size the hidden size",
+            c->n_heads, c->head_dim, c->hidden);
     if (c->rotary_dims % 2 != 0 || c->rotary_dims > c->head_dim)
-        return base_fail(err, ERR_USAGE, "cannot plan %u rotary dimensions for heads of %u", c->rotary_dims, c->head_dim);
+        return base_fail(err, ERR_USAGE, "cannot plan %u rotary dimensions for heads of %u", c->rotary_dims,
+                         c->head_dim);
     if (c->act != MODEL_ACT_GELU_ERF && c->act != MODEL_ACT_GELU_TANH)
         return base_fail(err, ERR_USAGE, "cannot plan activation %d", (int)c->act);
     return 0;
@@ -54,7 +57,8 @@ int gpu_plan_check(const struct model_config *config, enum model_dtype dtype, co
         return base_fail(err, ERR_USAGE, "a context of %u tokens does not fit the model: it has %u positions",
                          limits->n_ctx_max, config->n_positions);
     if (!in_range(limits->n_blocks, BLOCKS_MAX))
-        return base_fail(err, ERR_USAGE, "cannot plan %u KV blocks: at least 1, at most %u", limits->n_blocks, BLOCKS_MAX);
+        return base_fail(err, ERR_USAGE, "cannot plan %u KV blocks: at least 1, at most %u", limits->n_blocks,
+                         BLOCKS_MAX);
     return 0;
 }
 

@@ -26,9 +26,9 @@ enum gpu_layer_tensor {
     GPU_QKV_BIAS, /* [3E] */
     GPU_DENSE,    /* attention.dense            [E][E] */
     GPU_DENSE_BIAS,
-    GPU_UP,       /* mlp.dense_h_to_4h          [F][E] */
+    GPU_UP, /* mlp.dense_h_to_4h          [F][E] */
     GPU_UP_BIAS,
-    GPU_DOWN,     /* mlp.dense_4h_to_h          [E][F] */
+    GPU_DOWN, /* mlp.dense_4h_to_h          [E][F] */
     GPU_DOWN_BIAS,
     GPU_LAYER_TENSORS
 };
@@ -47,10 +47,10 @@ void gpu_plan_weights(struct gpu_plan *plan, const struct model_config *config, 
 /* Puts workspace and KV behind the weights. ERR_NOMEM when the sum is past what an address can hold. */
 int gpu_plan_ranges(struct gpu_plan *plan, uint64_t workspace_bytes, uint64_t kv_bytes, struct base_error *err);
 
-const struct gpu_tensor *gpu_plan_embedding(const struct gpu_plan *plan);                            /* [V][E] */
+const struct gpu_tensor *gpu_plan_embedding(const struct gpu_plan *plan); /* [V][E] */
 const struct gpu_tensor *gpu_plan_layer(const struct gpu_plan *plan, uint32_t layer, enum gpu_layer_tensor which);
-const struct gpu_tensor *gpu_plan_final_gain(const struct gpu_plan *plan);                           /* [E] */
-const struct gpu_tensor *gpu_plan_final_bias(const struct gpu_plan *plan);                           /* [E] */
-const struct gpu_tensor *gpu_plan_output(const struct gpu_plan *plan); /* [V][E]; the embedding when tied */
+const struct gpu_tensor *gpu_plan_final_gain(const struct gpu_plan *plan); /* [E] */
+const struct gpu_tensor *gpu_plan_final_bias(const struct gpu_plan *plan); /* [E] */
+const struct gpu_tensor *gpu_plan_output(const struct gpu_plan *plan);     /* [V][E]; the embedding when tied */
 
 #endif

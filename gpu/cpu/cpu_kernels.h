@@ -86,6 +86,7 @@ size_t cpu_scratch_floats(uint32_t n_cols_max, uint32_t n_positions_max);
 #define CPU_PANEL_ROWS   12
 #define CPU_PANEL_COLS   1024
 #define CPU_PANEL_TOKENS 64
+#define CPU_BLOCK_ROWS   48 /* four panels */
 #define CPU_LANES        8
 
 #endif

@@ -94,8 +94,8 @@ static int find_tensor(struct load_job *job, struct base_error *err)
     for (uint32_t i = 0; i < job->from->n_dims; i++)
         n = job->from->shape[i] > UINT64_MAX / (n ? n : 1) ? UINT64_MAX : n * job->from->shape[i];
     if (n != (uint64_t)to->rows * to->cols)
-        return base_fail(err, ERR_INPUT, "tensor %s has %" PRIu64 " elements; the configuration says %u x %u", to->name, n,
-                         to->rows, to->cols);
+        return base_fail(err, ERR_INPUT, "tensor %s has %" PRIu64 " elements; the configuration says %u x %u", to->name,
+                         n, to->rows, to->cols);
     return 0;
 }
 

@@ -66,12 +66,12 @@ void cpu_model_measure(const struct gpu_device *device, const struct gpu_plan *p
 
 static int fail_memory(const struct gpu_plan *plan, uint64_t memory_bytes, struct base_error *err)
 {
-    return base_fail(err, ERR_NOMEM,
-                     "no memory for a model of %.2f GB (weights %.2f, workspace %.2f, KV %.2f in %u blocks of %u tokens); "
-                     "this machine has %.2f GB",
-                     (double)plan->arena_bytes / 1e9, (double)plan->weights_bytes / 1e9,
-                     (double)plan->workspace_bytes / 1e9, (double)plan->kv_bytes / 1e9, plan->limits.n_blocks,
-                     GPU_BLOCK_TOKENS, (double)memory_bytes / 1e9);
+    return base_fail(
+        err, ERR_NOMEM,
+        "no memory for a model of %.2f GB (weights %.2f, workspace %.2f, KV %.2f in %u blocks of %u tokens); "
+        "this machine has %.2f GB",
+        (double)plan->arena_bytes / 1e9, (double)plan->weights_bytes / 1e9, (double)plan->workspace_bytes / 1e9,
+        (double)plan->kv_bytes / 1e9, plan->limits.n_blocks, GPU_BLOCK_TOKENS, (double)memory_bytes / 1e9);
 }
 
 /* One mapping, aligned for huge pages: they save most of the cost of first touch, and of walking page tables later. */
@@ -92,7 +92,8 @@ static int map_arena(struct cpu_model *m, struct base_error *err)
     return 0;
 }
 
-static struct cpu_linear bind_linear(const struct cpu_model *m, const struct gpu_tensor *w, const struct gpu_tensor *bias)
+static struct cpu_linear bind_linear(const struct cpu_model *m, const struct gpu_tensor *w,
+                                     const struct gpu_tensor *bias)
 {
     return (struct cpu_linear){
         .w = m->arena + w->offset,
@@ -102,7 +103,8 @@ static struct cpu_linear bind_linear(const struct cpu_model *m, const struct gpu
     };
 }
 
-static struct cpu_norm bind_norm(const struct cpu_model *m, const struct gpu_tensor *gain, const struct gpu_tensor *bias)
+static struct cpu_norm bind_norm(const struct cpu_model *m, const struct gpu_tensor *gain,
+                                 const struct gpu_tensor *bias)
 {
     return (struct cpu_norm){(const float *)(const void *)(m->arena + gain->offset),
                              (const float *)(const void *)(m->arena + bias->offset)};

@@ -95,8 +95,8 @@ INLINE __m128 fold4(__m256 a, __m256 b, __m256 c, __m256 d)
 #define STREAM_ROWS 4 /* with a single token */
 #define TILE_FLOATS (TILE_TOKENS * TILE_ROWS * CPU_LANES)
 
-/* sums[t][n][8] += over k in [0, n_cols) of x[t][k] * w[n][k], lane by lane. dtype, n_t and n_n are constants: the loops
- * over them unroll and the sums stay in registers. ahead: bytes from a row to what is fetched when it is read; 0: nothing. */
+/* sums[t][n][8] += over k in [0, n_cols) of x[t][k] * w[n][k], lane by lane. dtype, n_t, n_n and fetch are constants: the
+ * loops unroll and the sums stay in registers. fetch: what lies `ahead` bytes behind each row is fetched when it is read. */
 INLINE void tile(enum model_dtype dtype, uint32_t n_t, uint32_t n_n, bool fetch, const float *const *x,
                  const uint8_t *const *w, size_t n_cols, size_t ahead, float *sums)
 {
@@ -138,26 +138,28 @@ INLINE void tile(enum model_dtype dtype, uint32_t n_t, uint32_t n_n, bool fetch,
 }
 
 /* Not inlined, so that each has all registers for itself. */
-typedef void tile_fn(const float *const *x, const uint8_t *const *w, size_t n_cols, float *sums);
-typedef void stream_fn(const float *const *x, const uint8_t *const *w, size_t n_cols, size_t ahead, float *sums);
+typedef void tile_fn(const float *const *x, const uint8_t *const *w, size_t n_cols, size_t ahead, float *sums);
 
-#define DEFINE_TILES(suffix, dtype)                                                                                       \
-    static __attribute__((noinline)) void tile_##suffix(const float *const *x, const uint8_t *const *w, size_t n_cols,    \
-                                                        float *sums)                                                      \
-    {                                                                                                                     \
-        tile(dtype, TILE_TOKENS, TILE_ROWS, false, x, w, n_cols, 0, sums);                                                \
-    }                                                                                                                     \
-    static __attribute__((noinline)) void stream_##suffix(const float *const *x, const uint8_t *const *w, size_t n_cols,  \
-                                                          size_t ahead, float *sums)                                      \
-    {                                                                                                                     \
-        tile(dtype, 1, STREAM_ROWS, true, x, w, n_cols, ahead, sums);                                                     \
+#define DEFINE_TILE(name, dtype, n_t, n_n, fetch)                                                                      \
+    static __attribute__((noinline)) void name(const float *const *x, const uint8_t *const *w, size_t n_cols,          \
+                                               size_t ahead, float *sums)                                              \
+    {                                                                                                                  \
+        tile(dtype, n_t, n_n, fetch, x, w, n_cols, ahead, sums);                                                       \
     }
-DEFINE_TILES(f32, MODEL_F32)
-DEFINE_TILES(f16, MODEL_F16)
-DEFINE_TILES(bf16, MODEL_BF16)
+DEFINE_TILE(tile_f32, MODEL_F32, TILE_TOKENS, TILE_ROWS, false)
+DEFINE_TILE(tile_f16, MODEL_F16, TILE_TOKENS, TILE_ROWS, false)
+DEFINE_TILE(tile_bf16, MODEL_BF16, TILE_TOKENS, TILE_ROWS, false)
+DEFINE_TILE(tile_fetch_f32, MODEL_F32, TILE_TOKENS, TILE_ROWS, true)
+DEFINE_TILE(tile_fetch_f16, MODEL_F16, TILE_TOKENS, TILE_ROWS, true)
+DEFINE_TILE(tile_fetch_bf16, MODEL_BF16, TILE_TOKENS, TILE_ROWS, true)
+DEFINE_TILE(stream_f32, MODEL_F32, 1, STREAM_ROWS, true)
+DEFINE_TILE(stream_f16, MODEL_F16, 1, STREAM_ROWS, true)
+DEFINE_TILE(stream_bf16, MODEL_BF16, 1, STREAM_ROWS, true)
 
-static tile_fn *const tiles[] = {[MODEL_F32] = tile_f32, [MODEL_F16] = tile_f16, [MODEL_BF16] = tile_bf16};
-static stream_fn *const streams[] = {[MODEL_F32] = stream_f32, [MODEL_F16] = stream_f16, [MODEL_BF16] = stream_bf16};
+/* [dtype]: F32, F16, BF16 */
+static tile_fn *const tiles[] = {tile_f32, tile_f16, tile_bf16};
+static tile_fn *const tiles_fetch[] = {tile_fetch_f32, tile_fetch_f16, tile_fetch_bf16};
+static tile_fn *const streams[] = {stream_f32, stream_f16, stream_bf16};
 
 INLINE uint32_t min_u32(uint32_t a, uint32_t b)
 {
@@ -191,8 +193,8 @@ static void matmul_one(const struct cpu_matmul *m, uint32_t row_begin, uint32_t 
         for (uint32_t n = 0; n < STREAM_ROWS; n++)
             w[n] = (const uint8_t *)m->w + (row + min_u32(n, n_n - 1)) * row_bytes;
         streams[m->dtype](&m->x, w, m->n_cols, STREAM_ROWS * row_bytes, s);
-        _mm_storeu_ps(y, fold4(_mm256_loadu_ps(s), _mm256_loadu_ps(s + 8), _mm256_loadu_ps(s + 16),
-                               _mm256_loadu_ps(s + 24)));
+        _mm_storeu_ps(
+            y, fold4(_mm256_loadu_ps(s), _mm256_loadu_ps(s + 8), _mm256_loadu_ps(s + 16), _mm256_loadu_ps(s + 24)));
         for (uint32_t n = 0; n < n_n; n++)
             m->y[row + n] = m->bias ? y[n] + m->bias[row + n] : y[n];
     }
@@ -206,7 +208,8 @@ static void tile_tokens(const struct cpu_matmul *m, uint32_t token, uint32_t n_t
         x[t] = m->x + (size_t)(token + min_u32(t, n_t - 1)) * m->n_cols + k;
 }
 
-/* A few tokens: tiles of 4 tokens x 3 rows straight from the weights, all tokens before the next rows. */
+/* A few tokens: tiles of 4 tokens x 3 rows straight from the weights, all tokens before the next rows. The first tile brings
+ * the rows in, and fetches the next three. */
 static void matmul_few(const struct cpu_matmul *m, uint32_t row_begin, uint32_t row_end)
 {
     const size_t row_bytes = (size_t)m->n_cols * element_bytes(m->dtype);
@@ -220,18 +223,17 @@ static void matmul_few(const struct cpu_matmul *m, uint32_t row_begin, uint32_t 
             const float *x[TILE_TOKENS];
             float sums[TILE_FLOATS] = {0};
             tile_tokens(m, token, n_t, 0, x);
-            tiles[m->dtype](x, w, m->n_cols, sums);
+            (token == 0 ? tiles_fetch : tiles)[m->dtype](x, w, m->n_cols, TILE_ROWS * row_bytes, sums);
             store_tile(m, sums, token, n_t, row, n_n);
         }
     }
 }
 
-/* One set of columns [k, k + n_k) of a panel, already widened, times all of its tokens. The sums of a tile that is not
- * finished with these columns wait in `unfinished` for the next. */
-static void panel_columns(const struct cpu_matmul *m, const float *panel, uint32_t row, uint32_t n_n, uint32_t token,
-                          uint32_t n_t, uint32_t k, uint32_t n_k, float *unfinished)
+/* A panel, rows [row, row + n_n) widened over columns [k, k + n_k), times tokens [token, token + n_t). The sums of a tile
+ * that is not finished with these columns wait in `sums` for the next. */
+static void panel_multiply(const struct cpu_matmul *m, const float *panel, uint32_t row, uint32_t n_n, uint32_t token,
+                           uint32_t n_t, uint32_t k, uint32_t n_k, float *sums)
 {
-    float *sums = unfinished; /* of this tile */
     for (uint32_t n = 0; n < n_n; n += TILE_ROWS) {
         const uint32_t tile_n = min_u32(TILE_ROWS, n_n - n);
         const uint8_t *w[TILE_ROWS];
@@ -243,37 +245,45 @@ static void panel_columns(const struct cpu_matmul *m, const float *panel, uint32
             tile_tokens(m, token + t, tile_t, k, x);
             if (k == 0)
                 memset(sums, 0, TILE_FLOATS * sizeof *sums);
-            tile_f32(x, w, n_k, sums);
+            tile_f32(x, w, n_k, 0, sums);
             if (k + n_k == m->n_cols)
                 store_tile(m, sums, token + t, tile_t, row + n, tile_n);
         }
     }
 }
 
-/* Many tokens: 12 rows x 1024 columns of weights are widened once into a panel (48 KB), then used for 64 tokens; a tile's
- * three rows stay in L1 while four tokens' x stream past them, x (64 x 1024, 256 KB) stays in L2. */
-static void matmul_many(const struct cpu_matmul *m, uint32_t row_begin, uint32_t row_end, float *scratch)
+/* Many tokens, 64 of them times at most 48 rows. x of 64 tokens x 1024 columns (256 KB) and the unfinished sums (96 KB)
+ * stay in L2 while 12 rows after the other are widened into the panel (48 KB); in a panel, three rows stay in L1 while
+ * four tokens' x stream past them. */
+static void matmul_block(const struct cpu_matmul *m, uint32_t row, uint32_t n_n, uint32_t token, uint32_t n_t,
+                         float *scratch)
 {
     const size_t row_bytes = (size_t)m->n_cols * element_bytes(m->dtype);
-    float *panel = scratch;                                        /* [12][1024] */
-    float *unfinished = scratch + CPU_PANEL_ROWS * CPU_PANEL_COLS; /* [4 row tiles][16 token tiles][TILE_FLOATS] */
+    const size_t panel_sums = (size_t)CPU_PANEL_ROWS * CPU_PANEL_TOKENS * CPU_LANES;
+    float *panel = scratch;                                  /* [12][1024] */
+    float *sums = scratch + CPU_PANEL_ROWS * CPU_PANEL_COLS; /* [48 / 12][panel_sums] */
 
-    for (uint32_t row = row_begin; row < row_end; row += CPU_PANEL_ROWS) {
-        const uint32_t n_n = min_u32(CPU_PANEL_ROWS, row_end - row);
-        for (uint32_t token = 0; token < m->n_tokens; token += CPU_PANEL_TOKENS) {
-            const uint32_t n_t = min_u32(CPU_PANEL_TOKENS, m->n_tokens - token);
-            for (uint32_t k = 0; k < m->n_cols; k += CPU_PANEL_COLS) {
-                const uint32_t n_k = min_u32(CPU_PANEL_COLS, m->n_cols - k);
-                for (uint32_t n = 0; n < n_n; n++)
-                    avx2_widen(m->dtype, (const uint8_t *)m->w + (row + n) * row_bytes + k * element_bytes(m->dtype),
-                               n_k, panel + n * CPU_PANEL_COLS);
-                panel_columns(m, panel, row, n_n, token, n_t, k, n_k, unfinished);
-            }
+    for (uint32_t k = 0; k < m->n_cols; k += CPU_PANEL_COLS) {
+        const uint32_t n_k = min_u32(CPU_PANEL_COLS, m->n_cols - k);
+        for (uint32_t n = 0; n < n_n; n += CPU_PANEL_ROWS) {
+            const uint32_t panel_n = min_u32(CPU_PANEL_ROWS, n_n - n);
+            const uint8_t *w = (const uint8_t *)m->w + (row + n) * row_bytes + k * element_bytes(m->dtype);
+            for (uint32_t i = 0; i < panel_n; i++)
+                avx2_widen(m->dtype, w + i * row_bytes, n_k, panel + i * CPU_PANEL_COLS);
+            panel_multiply(m, panel, row + n, panel_n, token, n_t, k, n_k, sums + n / CPU_PANEL_ROWS * panel_sums);
         }
     }
 }
 
-#define FEW_TOKENS 8 /* up to here widening weights anew for every four tokens is cheaper than a panel */
+static void matmul_many(const struct cpu_matmul *m, uint32_t row_begin, uint32_t row_end, float *scratch)
+{
+    for (uint32_t row = row_begin; row < row_end; row += CPU_BLOCK_ROWS)
+        for (uint32_t token = 0; token < m->n_tokens; token += CPU_PANEL_TOKENS)
+            matmul_block(m, row, min_u32(CPU_BLOCK_ROWS, row_end - row), token,
+                         min_u32(CPU_PANEL_TOKENS, m->n_tokens - token), scratch);
+}
+
+#define FEW_TOKENS 16 /* up to here widening weights anew for every four tokens is cheaper than a panel */
 
 static void avx2_matmul(const struct cpu_matmul *m, uint32_t row_begin, uint32_t row_end, float *scratch)
 {
@@ -306,8 +316,8 @@ INLINE __m256 exp8(__m256 x)
     const __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.33f), _CMP_LT_OQ);
     x = _mm256_min_ps(_mm256_set1_ps(88.0f), x); /* in this order a NaN in x comes through */
     x = _mm256_max_ps(_mm256_set1_ps(-87.33f), x);
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 n =
+        _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     /* ln 2 in two parts: the first has 9 bits, so that n times it is exact */
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);

@@ -36,9 +36,10 @@ static size_t max_size(size_t a, size_t b)
 
 size_t cpu_scratch_floats(uint32_t n_cols_max, uint32_t n_positions_max)
 {
-    const size_t panel = CPU_PANEL_ROWS * CPU_PANEL_COLS + CPU_PANEL_TOKENS * CPU_PANEL_ROWS * CPU_LANES;
-    const size_t row = n_cols_max;                                                             /* plain matmul */
-    const size_t scores = ((size_t)n_positions_max / GPU_BLOCK_TOKENS + 1) * GPU_BLOCK_TOKENS; /* attention, whole blocks */
+    const size_t panel = CPU_PANEL_ROWS * CPU_PANEL_COLS + CPU_PANEL_TOKENS * CPU_BLOCK_ROWS * CPU_LANES;
+    const size_t row = n_cols_max; /* plain matmul */
+    const size_t scores =
+        ((size_t)n_positions_max / GPU_BLOCK_TOKENS + 1) * GPU_BLOCK_TOKENS; /* attention, whole blocks */
     const size_t n = max_size(panel, max_size(row, scores));
     return (n + 63) / 64 * 64; /* threads do not share cache lines */
 }

@@ -167,7 +167,7 @@ static uint32_t rows_per_task(uint32_t n_rows, uint64_t work, uint32_t n_threads
     const uint64_t by_work = work / SERIAL_WORK + 1, by_threads = 4 * (uint64_t)n_threads;
     const uint64_t n_tasks = by_work < by_threads ? by_work : by_threads;
     const uint32_t rows = div_up((uint32_t)((n_rows + n_tasks - 1) / n_tasks), CPU_PANEL_ROWS) * CPU_PANEL_ROWS;
-    return min_u32(rows, 4 * CPU_PANEL_ROWS);
+    return min_u32(rows, CPU_BLOCK_ROWS);
 }
 
 /* y [T][N] = x [T][K] * w [N][K]^T + bias, then as `after` says; AFTER_ADD: ws.x += y */

@@ -44,7 +44,6 @@ static inline void testing_ok(int rc, const struct base_error *err)
         fail_msg("%s: %s", base_error_name(rc), err->text);
 }
 
-
 /* Random weights of a size that keeps activations near 1, written where a restore would write them. */
 static inline void testing_fill(struct gpu_model *model, uint64_t seed)
 {

@@ -188,7 +188,8 @@ static void every_case_as_transformers(void **state)
     size_t i;
     json_t *entry;
     testing_ok(gpu_open("cpu", &options, &device, &err), &err);
-    json_array_foreach(json_object_get(golden_root, "cases"), i, entry) {
+    json_array_foreach(json_object_get(golden_root, "cases"), i, entry)
+    {
         struct golden g;
         golden_read(&g, entry);
         for (enum model_dtype dtype = MODEL_F32; dtype <= MODEL_BF16; dtype++)

@@ -4,9 +4,18 @@
 
 static struct model_config config_410m(void)
 {
-    return (struct model_config){.n_layers = 24, .hidden = 1024, .n_heads = 16, .head_dim = 64, .rotary_dims = 16,
-                                 .intermediate = 4096, .vocab = 50304, .n_positions = 2048, .rotary_base = 10000,
-                                 .norm_eps = 1e-5f, .parallel_residual = true, .attention_bias = true};
+    return (struct model_config){.n_layers = 24,
+                                 .hidden = 1024,
+                                 .n_heads = 16,
+                                 .head_dim = 64,
+                                 .rotary_dims = 16,
+                                 .intermediate = 4096,
+                                 .vocab = 50304,
+                                 .n_positions = 2048,
+                                 .rotary_base = 10000,
+                                 .norm_eps = 1e-5f,
+                                 .parallel_residual = true,
+                                 .attention_bias = true};
 }
 
 static const struct gpu_limits limits_usual = {512, 16, 16, 2048, 256};
@@ -132,33 +141,42 @@ static void ranges_follow_one_another(void **state)
     free(tensors);
 }
 
-/* One field of the configuration or of the limits wrong at a time. */
+/* One field wrong at a time. */
+struct broken {
+    const char *name;
+    size_t offset;
+    uint32_t value;
+};
+
 static void what_cannot_be_planned_is_refused(void **state)
 {
     (void)state;
-    static const struct {
-        const char *name;
-        size_t offset;
-        uint32_t value;
-    } configs[] = {
-#define C(field, value) {#field " " #value, offsetof(struct model_config, field), value}
-        C(n_layers, 0),      C(n_layers, 257),     C(hidden, 0),         C(hidden, 1032),      C(n_heads, 0),
-        C(n_heads, 15),      C(head_dim, 0),       C(head_dim, 60),      C(head_dim, 264),     C(rotary_dims, 15),
-        C(rotary_dims, 66),  C(intermediate, 0),   C(intermediate, 1u << 30), C(vocab, 0),     C(vocab, 1u << 31),
-        C(n_positions, 0),   C(n_heads, 0x4000010), C(act, 7),
-#undef C
-    }, limits[] = {
-#define L(field, value) {#field " " #value, offsetof(struct gpu_limits, field), value}
-        L(n_tokens_max, 0), L(n_tokens_max, UINT32_MAX), L(n_seqs_max, 0), L(n_logits_max, 0), L(n_logits_max, 1u << 30),
-        L(n_ctx_max, 0),    L(n_ctx_max, 2049),          L(n_blocks, 0),   L(n_blocks, UINT32_MAX),
-#undef L
+#define C(field) #field, offsetof(struct model_config, field)
+    static const struct broken configs[] = {
+        {C(n_layers), 0},     {C(n_layers), 257},
+        {C(hidden), 0},       {C(hidden), 1032},
+        {C(n_heads), 0},      {C(n_heads), 0x4000010},
+        {C(n_heads), 15},     {C(head_dim), 0},
+        {C(head_dim), 60},    {C(head_dim), 264},
+        {C(rotary_dims), 15}, {C(rotary_dims), 66},
+        {C(intermediate), 0}, {C(vocab), 0},
+        {C(vocab), 1u << 31}, {C(intermediate), 1u << 30},
+        {C(n_positions), 0},  {C(act), 7},
+    };
+#define L(field) #field, offsetof(struct gpu_limits, field)
+    static const struct broken limits[] = {
+        {L(n_tokens_max), 0},        {L(n_tokens_max), UINT32_MAX},
+        {L(n_seqs_max), 0},          {L(n_logits_max), 0},
+        {L(n_logits_max), 1u << 30}, {L(n_ctx_max), 0},
+        {L(n_ctx_max), 2049},        {L(n_blocks), 0},
+        {L(n_blocks), UINT32_MAX},
     };
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         struct model_config c = config_410m();
         struct base_error err = {0};
         memcpy((char *)&c + configs[i].offset, &configs[i].value, sizeof configs[i].value);
         if (gpu_plan_check(&c, MODEL_F16, &limits_usual, &err) != ERR_USAGE)
-            fail_msg("config with %s was planned", configs[i].name);
+            fail_msg("a config with %s %u was planned", configs[i].name, configs[i].value);
         assert_true(err.text[0] != '\0');
     }
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
@@ -167,7 +185,7 @@ static void what_cannot_be_planned_is_refused(void **state)
         struct base_error err = {0};
         memcpy((char *)&l + limits[i].offset, &limits[i].value, sizeof limits[i].value);
         if (gpu_plan_check(&c, MODEL_F16, &l, &err) != ERR_USAGE)
-            fail_msg("limits with %s were planned", limits[i].name);
+            fail_msg("limits with %s %u were planned", limits[i].name, limits[i].value);
     }
     const struct model_config c = config_410m();
     assert_int_equal(gpu_plan_check(&c, (enum model_dtype)3, &limits_usual, NULL), ERR_USAGE);

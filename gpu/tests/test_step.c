@@ -6,10 +6,20 @@ enum { N_CTX = 160, N_BLOCKS = 80 };
 /* Tails everywhere: K, N and D that vectors and tiles do not divide; mlp_wide: sums longer than a panel of the matmul. */
 static struct model_config config_of(bool parallel, uint32_t rotary_dims, uint32_t intermediate)
 {
-    return (struct model_config){.n_layers = 2, .hidden = 120, .n_heads = 3, .head_dim = 40, .rotary_dims = rotary_dims,
-                                 .intermediate = intermediate, .vocab = 97, .n_positions = 200, .rotary_base = 10000,
-                                 .norm_eps = 1e-5f, .parallel_residual = parallel, .attention_bias = parallel,
-                                 .tied = !parallel, .act = parallel ? MODEL_ACT_GELU_ERF : MODEL_ACT_GELU_TANH};
+    return (struct model_config){.n_layers = 2,
+                                 .hidden = 120,
+                                 .n_heads = 3,
+                                 .head_dim = 40,
+                                 .rotary_dims = rotary_dims,
+                                 .intermediate = intermediate,
+                                 .vocab = 97,
+                                 .n_positions = 200,
+                                 .rotary_base = 10000,
+                                 .norm_eps = 1e-5f,
+                                 .parallel_residual = parallel,
+                                 .attention_bias = parallel,
+                                 .tied = !parallel,
+                                 .act = parallel ? MODEL_ACT_GELU_ERF : MODEL_ACT_GELU_TANH};
 }
 
 static const struct gpu_limits limits_usual = {400, 8, 400, N_CTX, N_BLOCKS};
@@ -38,8 +48,8 @@ static void forward(struct gpu_model *model, const struct gpu_sequence *s, uint3
 }
 
 /* Logits [n][V] of one sequence, in chunks. */
-static void run_chunks(struct gpu_model *model, const int32_t *tokens, uint32_t n, uint32_t chunk, const uint32_t *blocks,
-                       float *logits)
+static void run_chunks(struct gpu_model *model, const int32_t *tokens, uint32_t n, uint32_t chunk,
+                       const uint32_t *blocks, float *logits)
 {
     for (uint32_t at = 0; at < n; at += chunk) {
         const uint32_t n_here = n - at < chunk ? n - at : chunk;
@@ -52,8 +62,8 @@ static void run_chunks(struct gpu_model *model, const int32_t *tokens, uint32_t 
 
 /* The same sequence among five others of other lengths and phases: each step takes 1 to 23 tokens of each, until all are
  * through. Every sequence is compared, not only the first. */
-static void run_mixed(struct gpu_model *model, int32_t tokens[6][N_CTX], const uint32_t *lengths, uint32_t blocks[6][10],
-                      float *logits[6])
+static void run_mixed(struct gpu_model *model, int32_t tokens[6][N_CTX], const uint32_t *lengths,
+                      uint32_t blocks[6][10], float *logits[6])
 {
     uint32_t at[6] = {0};
     uint64_t seed = 77;
@@ -227,7 +237,10 @@ static void bad_steps_are_refused(void **state)
         {"too many rows in two", {{good, 2, 0, blocks, 2}, {good, 2, 0, blocks + 2, 2}}, 2, ERR_USAGE},
         {"too many tokens in two", {{good, 25, 0, blocks, 0}, {good, 16, 0, blocks + 2, 0}}, 2, ERR_USAGE},
         {"no sequences", {{good, 1, 0, blocks, 1}}, 0, ERR_USAGE},
-        {"too many sequences", {{good, 1, 0, blocks, 1}, {good, 1, 0, blocks + 1, 1}, {good, 1, 0, blocks + 2, 1}}, 3, ERR_USAGE},
+        {"too many sequences",
+         {{good, 1, 0, blocks, 1}, {good, 1, 0, blocks + 1, 1}, {good, 1, 0, blocks + 2, 1}},
+         3,
+         ERR_USAGE},
         {"a block past the last", {{good, 17, 0, bad_block, 1}}, 1, ERR_USAGE},
         {"a bad block that is not reached", {{good, 16, 0, bad_block, 1}}, 1, 0},
         {"the largest block", {{good, 1, 0, worse_block, 1}}, 1, ERR_USAGE},
