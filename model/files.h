@@ -15,7 +15,8 @@ struct model_file_digest {
 };
 
 /* SHA-256 over (name, size, mtime ns, ctime ns, inode, device) of config.json, tokenizer.json and the weight files, in a
- * fixed order. Reads no file's content but the shard index. ERR_NOTFOUND when dir is no model directory. */
+ * fixed order. Reads no file's content but the shard index. tokenizer.json may be absent (a model of bare token ids), which is
+ * another identity. ERR_NOTFOUND when dir is no model directory. */
 int model_files_identity(const char *dir, struct model_file_digest *out_identity, struct base_error *err);
 
 /* SHA-256 over the files' names and contents. Reads everything: seconds per GB. progress may be NULL; it gets bytes so far. */
