@@ -482,7 +482,7 @@ def main():
     cases = []
     for name, text in itertools.chain(by_hand(), by_rule(), by_chance()):
         ids, decoded = answer(text)
-        nfc = tokenizer.normalizer.normalize_str(text)      # the table of the library, newer than Python's
+        nfc = tokenizer.normalizer.normalize_str(text)      # the library's own table, which need not be Python's
         cases.append({"name": name, "text": text, "ids": ids, "nfc": nfc, "decoded": decoded})
     assert len({c["name"] for c in cases}) == len(cases)
 
