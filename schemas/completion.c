@@ -173,7 +173,8 @@ static void completion_read_timing(struct schema_fields *f, struct schema_comple
     const struct {
         const char *key;
         uint64_t *out;
-    } spans[] = {{"queue", &c->queue_us}, {"prefill", &c->prefill_us}, {"decode", &c->decode_us}, {"total", &c->total_us}};
+    } spans[] = {
+        {"queue", &c->queue_us}, {"prefill", &c->prefill_us}, {"decode", &c->decode_us}, {"total", &c->total_us}};
     struct schema_fields timing;
     schema_fields_need(f, "timing_us");
     if (!completion_open_map(f, "timing_us", &timing))
@@ -233,7 +234,8 @@ static void completion_read(struct schema_fields *f, struct schema_completion *c
     c->index = completion_read_u32(f, "index", 0);
     c->n_prompts = completion_read_u32(f, "n_prompts", 1);
     if (f->code == SCHEMA_OK && c->index >= c->n_prompts)
-        schema_fields_fail(f, SCHEMA_BAD_VALUE, "index %" PRIu32 " is not below n_prompts %" PRIu32, c->index, c->n_prompts);
+        schema_fields_fail(f, SCHEMA_BAD_VALUE, "index %" PRIu32 " is not below n_prompts %" PRIu32, c->index,
+                           c->n_prompts);
     completion_read_string(f, "model", 0, &c->model);
     completion_read_string(f, "version", 0, &c->version);
     completion_read_string(f, "snapshot", 0, &c->snapshot);

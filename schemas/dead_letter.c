@@ -19,26 +19,25 @@ struct letter_field {
     bool required;       /* written even when empty or 0 */
 };
 
-#define LETTER_FIELD(name, kind, member, required) \
-    {(name), (kind), offsetof(struct schema_dead_letter, member), sizeof(((struct schema_dead_letter *)0)->member), (required)}
+#define LETTER_AT(member) offsetof(struct schema_dead_letter, member), sizeof(((struct schema_dead_letter *)0)->member)
 
 static const struct letter_field letter_fields[] = {
-    LETTER_FIELD("__dlq.errors.topic", LETTER_TEXT, topic, true),
-    LETTER_FIELD("__dlq.errors.partition", LETTER_I32, partition, true),
-    LETTER_FIELD("__dlq.errors.offset", LETTER_I64, offset, true),
-    LETTER_FIELD("__dlq.errors.group", LETTER_TEXT, group, true),
-    LETTER_FIELD("__dlq.errors.delivery.count", LETTER_U32, delivery_count, true),
-    LETTER_FIELD("__dlq.errors.message", LETTER_TEXT, message, true),
-    LETTER_FIELD("x-error-code", LETTER_CODE, code, true),
-    LETTER_FIELD("x-error-stage", LETTER_STAGE, stage, true),
-    LETTER_FIELD("x-orig-timestamp-ms", LETTER_I64, orig_timestamp_ms, false),
-    LETTER_FIELD("x-first-failed-ms", LETTER_I64, first_failed_ms, false),
-    LETTER_FIELD("x-last-failed-ms", LETTER_I64, last_failed_ms, false),
-    LETTER_FIELD("x-worker", LETTER_TEXT, worker, false),
-    LETTER_FIELD("x-replay-id", LETTER_TEXT, replay_id, false),
-    LETTER_FIELD("x-replay-count", LETTER_U32, replay_count, false),
-    LETTER_FIELD("x-replay-of", LETTER_TEXT, replay_of, false),
-    LETTER_FIELD("traceparent", LETTER_TEXT, traceparent, false),
+    {"__dlq.errors.topic", LETTER_TEXT, LETTER_AT(topic), true},
+    {"__dlq.errors.partition", LETTER_I32, LETTER_AT(partition), true},
+    {"__dlq.errors.offset", LETTER_I64, LETTER_AT(offset), true},
+    {"__dlq.errors.group", LETTER_TEXT, LETTER_AT(group), true},
+    {"__dlq.errors.delivery.count", LETTER_U32, LETTER_AT(delivery_count), true},
+    {"__dlq.errors.message", LETTER_TEXT, LETTER_AT(message), true},
+    {"x-error-code", LETTER_CODE, LETTER_AT(code), true},
+    {"x-error-stage", LETTER_STAGE, LETTER_AT(stage), true},
+    {"x-orig-timestamp-ms", LETTER_I64, LETTER_AT(orig_timestamp_ms), false},
+    {"x-first-failed-ms", LETTER_I64, LETTER_AT(first_failed_ms), false},
+    {"x-last-failed-ms", LETTER_I64, LETTER_AT(last_failed_ms), false},
+    {"x-worker", LETTER_TEXT, LETTER_AT(worker), false},
+    {"x-replay-id", LETTER_TEXT, LETTER_AT(replay_id), false},
+    {"x-replay-count", LETTER_U32, LETTER_AT(replay_count), false},
+    {"x-replay-of", LETTER_TEXT, LETTER_AT(replay_of), false},
+    {"traceparent", LETTER_TEXT, LETTER_AT(traceparent), false},
 };
 enum { N_LETTER_FIELDS = sizeof(letter_fields) / sizeof(letter_fields[0]) };
 
@@ -188,7 +187,8 @@ static bool letter_parse_number(const char *text, size_t n, uint64_t max, uint64
 }
 
 /* False: text that does not parse. text is NUL-terminated at n. */
-static bool letter_value_parse(const struct letter_field *field, const char *text, size_t n, struct schema_dead_letter *letter)
+static bool letter_value_parse(const struct letter_field *field, const char *text, size_t n,
+                               struct schema_dead_letter *letter)
 {
     char *at = (char *)letter + field->offset;
     uint64_t v = 0;
@@ -240,7 +240,8 @@ int schema_dead_letter_parse(const struct schema_header *headers, uint32_t n, st
         if (!field)
             continue;
         char text[sizeof(letter.message)] = ""; /* the longest of all values */
-        bool fits = h->n < sizeof(text) && (h->n == 0 || !memchr(h->value, '\0', h->n)) && base_utf8_valid(h->value, h->n);
+        bool fits =
+            h->n < sizeof(text) && (h->n == 0 || !memchr(h->value, '\0', h->n)) && base_utf8_valid(h->value, h->n);
         if (fits && h->n > 0)
             memcpy(text, h->value, h->n);
         if (!fits || !letter_value_parse(field, text, h->n, &letter))

@@ -237,7 +237,8 @@ bool schema_fields_bool(struct schema_fields *f, const char *key, bool *out)
     return true;
 }
 
-bool schema_fields_string(struct schema_fields *f, const char *key, size_t n_min, size_t n_max, struct schema_string *out)
+bool schema_fields_string(struct schema_fields *f, const char *key, size_t n_min, size_t n_max,
+                          struct schema_string *out)
 {
     const msgpack_object *o = schema_fields_find(f, key);
     return o && value_string(f, key, o, n_min, n_max, out);

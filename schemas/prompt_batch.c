@@ -132,7 +132,8 @@ static void prompt_read(struct batch_reader *r, const msgpack_object *object, ui
 
 static int prompt_compare(const void *a, const void *b)
 {
-    const struct schema_prompt *x = *(const struct schema_prompt *const *)a, *y = *(const struct schema_prompt *const *)b;
+    const struct schema_prompt *x = *(const struct schema_prompt *const *)a,
+                               *y = *(const struct schema_prompt *const *)b;
     if (x->id.n != y->id.n)
         return x->id.n < y->id.n ? -1 : 1;
     int order = memcmp(x->id.text, y->id.text, x->id.n);
@@ -143,7 +144,8 @@ static int prompt_compare(const void *a, const void *b)
 static void prompts_refuse_duplicates(struct batch_reader *r)
 {
     struct schema_prompt_batch *batch = r->batch;
-    const struct schema_prompt **sorted = schema_zone_alloc(&r->fields, batch->n_prompts * sizeof(struct schema_prompt *));
+    const struct schema_prompt **sorted =
+        schema_zone_alloc(&r->fields, batch->n_prompts * sizeof(struct schema_prompt *));
     if (!sorted)
         return;
     for (uint32_t i = 0; i < batch->n_prompts; i++)
@@ -231,7 +233,8 @@ static int batch_decode(const msgpack_object *root, size_t n, const struct schem
 }
 
 int schema_prompt_batch_decode(const void *bytes, size_t n, const struct schema_batch_limits *limits,
-                               struct schema_prompt_batch **out_batch, enum schema_code *out_code, struct base_error *err)
+                               struct schema_prompt_batch **out_batch, enum schema_code *out_code,
+                               struct base_error *err)
 {
     if (!limits)
         limits = &schema_batch_limits_default;
@@ -312,7 +315,8 @@ int schema_prompt_batch_encode(const struct schema_prompt_batch *batch, struct b
 {
     struct schema_writer w;
     schema_writer_begin(&w, out);
-    msgpack_pack_map(&w.pk, (size_t)3 + (batch->model.text != NULL) + (batch->created_ms != 0) + (batch->deadline_ms != 0));
+    msgpack_pack_map(&w.pk,
+                     (size_t)3 + (batch->model.text != NULL) + (batch->created_ms != 0) + (batch->deadline_ms != 0));
     schema_write_uint(&w, "v", 1);
     schema_write_string(&w, "batch_id", batch->batch_id);
     if (batch->model.text)
@@ -348,7 +352,8 @@ static bool batch_find_value(const uint8_t *bytes, size_t n, const char *key, si
     return false;
 }
 
-int schema_prompt_batch_single(const void *bytes, size_t n, uint32_t index, struct base_buffer *out, struct base_error *err)
+int schema_prompt_batch_single(const void *bytes, size_t n, uint32_t index, struct base_buffer *out,
+                               struct base_error *err)
 {
     const uint8_t *p = bytes;
     struct schema_scan_limits limits = schema_scan_limits_default;

@@ -22,14 +22,16 @@ const struct schema_scan_limits schema_scan_limits_default = {
 static const struct {
     uint8_t kind, n_length, n_payload;
 } scan_marks[32] = {
-    {SCHEMA_SCAN_SCALAR, 0, 0}, {SCHEMA_SCAN_UNUSED, 0, 0}, {SCHEMA_SCAN_SCALAR, 0, 0}, {SCHEMA_SCAN_SCALAR, 0, 0}, /* c0 */
-    {SCHEMA_SCAN_BINARY, 1, 0}, {SCHEMA_SCAN_BINARY, 2, 0}, {SCHEMA_SCAN_BINARY, 4, 0}, {SCHEMA_SCAN_EXT, 1, 1},
-    {SCHEMA_SCAN_EXT, 2, 1},    {SCHEMA_SCAN_EXT, 4, 1},    {SCHEMA_SCAN_SCALAR, 0, 4}, {SCHEMA_SCAN_SCALAR, 0, 8}, /* c8 */
-    {SCHEMA_SCAN_SCALAR, 0, 1}, {SCHEMA_SCAN_SCALAR, 0, 2}, {SCHEMA_SCAN_SCALAR, 0, 4}, {SCHEMA_SCAN_SCALAR, 0, 8},
-    {SCHEMA_SCAN_SCALAR, 0, 1}, {SCHEMA_SCAN_SCALAR, 0, 2}, {SCHEMA_SCAN_SCALAR, 0, 4}, {SCHEMA_SCAN_SCALAR, 0, 8}, /* d0 */
-    {SCHEMA_SCAN_EXT, 0, 2},    {SCHEMA_SCAN_EXT, 0, 3},    {SCHEMA_SCAN_EXT, 0, 5},    {SCHEMA_SCAN_EXT, 0, 9},
-    {SCHEMA_SCAN_EXT, 0, 17},   {SCHEMA_SCAN_STRING, 1, 0}, {SCHEMA_SCAN_STRING, 2, 0}, {SCHEMA_SCAN_STRING, 4, 0}, /* d8 */
-    {SCHEMA_SCAN_ARRAY, 2, 0},  {SCHEMA_SCAN_ARRAY, 4, 0},  {SCHEMA_SCAN_MAP, 2, 0},    {SCHEMA_SCAN_MAP, 4, 0},
+    /* clang-format off */
+    {SCHEMA_SCAN_SCALAR, 0, 0}, {SCHEMA_SCAN_UNUSED, 0, 0}, {SCHEMA_SCAN_SCALAR, 0, 0}, {SCHEMA_SCAN_SCALAR, 0, 0}, /* c0 nil, -, booleans */
+    {SCHEMA_SCAN_BINARY, 1, 0}, {SCHEMA_SCAN_BINARY, 2, 0}, {SCHEMA_SCAN_BINARY, 4, 0}, {SCHEMA_SCAN_EXT, 1, 1},    /* c4 bin, ext */
+    {SCHEMA_SCAN_EXT, 2, 1},    {SCHEMA_SCAN_EXT, 4, 1},    {SCHEMA_SCAN_SCALAR, 0, 4}, {SCHEMA_SCAN_SCALAR, 0, 8}, /* c8 ext, floats */
+    {SCHEMA_SCAN_SCALAR, 0, 1}, {SCHEMA_SCAN_SCALAR, 0, 2}, {SCHEMA_SCAN_SCALAR, 0, 4}, {SCHEMA_SCAN_SCALAR, 0, 8}, /* cc uint */
+    {SCHEMA_SCAN_SCALAR, 0, 1}, {SCHEMA_SCAN_SCALAR, 0, 2}, {SCHEMA_SCAN_SCALAR, 0, 4}, {SCHEMA_SCAN_SCALAR, 0, 8}, /* d0 int */
+    {SCHEMA_SCAN_EXT, 0, 2},    {SCHEMA_SCAN_EXT, 0, 3},    {SCHEMA_SCAN_EXT, 0, 5},    {SCHEMA_SCAN_EXT, 0, 9},    /* d4 fixext */
+    {SCHEMA_SCAN_EXT, 0, 17},   {SCHEMA_SCAN_STRING, 1, 0}, {SCHEMA_SCAN_STRING, 2, 0}, {SCHEMA_SCAN_STRING, 4, 0}, /* d8 fixext, str */
+    {SCHEMA_SCAN_ARRAY, 2, 0},  {SCHEMA_SCAN_ARRAY, 4, 0},  {SCHEMA_SCAN_MAP, 2, 0},    {SCHEMA_SCAN_MAP, 4, 0},    /* dc array, map */
+    /* clang-format on */
 };
 
 static struct schema_scan_head scan_head_of(enum schema_scan_kind kind, uint32_t n_head, uint32_t length)
@@ -178,7 +180,8 @@ static int scan_open(struct scan *s, const struct schema_scan_head *h)
     uint64_t count = h->kind == SCHEMA_SCAN_MAP ? h->n_children / 2 : h->n_children;
     size_t n_left = s->n - s->at - h->n_head;
     if (s->depth >= s->limits->depth_max)
-        return scan_fail(s, SCHEMA_TOO_DEEP, "%s at depth %u is deeper than %u", what, s->depth + 1, s->limits->depth_max);
+        return scan_fail(s, SCHEMA_TOO_DEEP, "%s at depth %u is deeper than %u", what, s->depth + 1,
+                         s->limits->depth_max);
     if (h->n_children + s->n_pending > n_left)
         return scan_fail(s, SCHEMA_MALFORMED, "%s claims %llu elements, but %zu bytes are left", what,
                          (unsigned long long)count, n_left);

@@ -25,7 +25,8 @@ static void record_write_text(struct schema_writer *w, const char *key, const ch
     schema_write_string(w, key, (struct schema_string){.text = text, .n = strlen(text)});
 }
 
-int schema_snapshot_record_encode(const struct schema_snapshot_record *r, struct base_buffer *out, struct base_error *err)
+int schema_snapshot_record_encode(const struct schema_snapshot_record *r, struct base_buffer *out,
+                                  struct base_error *err)
 {
     struct schema_writer w;
     schema_writer_begin(&w, out);
@@ -122,7 +123,8 @@ static void record_read(struct schema_fields *f, struct schema_snapshot_record *
     record_read_text(f, "reason", r->reason, sizeof(r->reason));
 }
 
-int schema_snapshot_record_decode(const void *bytes, size_t n, struct schema_snapshot_record *out_r, struct base_error *err)
+int schema_snapshot_record_decode(const void *bytes, size_t n, struct schema_snapshot_record *out_r,
+                                  struct base_error *err)
 {
     enum schema_code code;
     msgpack_unpacked root;

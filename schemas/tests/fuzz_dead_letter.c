@@ -4,10 +4,25 @@
 #include "schemas/dead_letter.h"
 #include "schemas/tests/fuzz.h"
 
-static const char *const names[] = { /* in the order that golden/make_golden.py numbers them */
-    "__dlq.errors.topic", "__dlq.errors.partition", "__dlq.errors.offset", "__dlq.errors.group", "__dlq.errors.delivery.count",
-    "__dlq.errors.message", "x-error-code", "x-error-stage", "x-orig-timestamp-ms", "x-first-failed-ms", "x-last-failed-ms",
-    "x-worker", "x-replay-id", "x-replay-count", "x-replay-of", "traceparent", "foreign",
+static const char *const names[] = {
+    /* in the order that golden/make_golden.py numbers them */
+    "__dlq.errors.topic",
+    "__dlq.errors.partition",
+    "__dlq.errors.offset",
+    "__dlq.errors.group",
+    "__dlq.errors.delivery.count",
+    "__dlq.errors.message",
+    "x-error-code",
+    "x-error-stage",
+    "x-orig-timestamp-ms",
+    "x-first-failed-ms",
+    "x-last-failed-ms",
+    "x-worker",
+    "x-replay-id",
+    "x-replay-count",
+    "x-replay-of",
+    "traceparent",
+    "foreign",
 };
 enum { N_NAMES = sizeof(names) / sizeof(names[0]), N_HEADERS_MAX = 100 };
 
@@ -28,7 +43,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct schema_header headers[N_HEADERS_MAX], out[SCHEMA_DEAD_LETTER_HEADERS_MAX];
     uint32_t n_headers = headers_of(data, n, headers);
-    struct schema_dead_letter letter = {.topic = "prompts", .group = "g", .offset = 5, .delivery_count = 1, .last_failed_ms = 9};
+    struct schema_dead_letter letter = {
+        .topic = "prompts", .group = "g", .offset = 5, .delivery_count = 1, .last_failed_ms = 9};
     struct schema_dead_letter parsed, back;
     struct base_error err = {0};
     int rc = schema_dead_letter_parse(headers, n_headers, &parsed, &err);

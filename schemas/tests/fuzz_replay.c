@@ -1,4 +1,4 @@
-/* fuzz_replay FILE|FOLDER...: gives every file to the fuzz entry that it is linked with. Ends by abort() or a sanitizer, or with 0. */
+/* The main program of a fuzz entry without libFuzzer: gives it every file of the folders and files named as arguments. */
 #include <dirent.h>
 #include <stdio.h>
 #include <string.h>

@@ -81,8 +81,8 @@ void check_bytes(const char *where, const void *got, size_t n_got, const void *w
     size_t at = 0;
     while (at < n_got && at < n_want && g[at] == w[at])
         at++;
-    fail_msg("%s: %zu bytes, expected %zu; they differ from byte %zu on (%02x, expected %02x)", where, n_got, n_want, at,
-             at < n_got ? g[at] : 0u, at < n_want ? w[at] : 0u);
+    fail_msg("%s: %zu bytes, expected %zu; they differ from byte %zu on (%02x, expected %02x)", where, n_got, n_want,
+             at, at < n_got ? g[at] : 0u, at < n_want ? w[at] : 0u);
 }
 
 void check_string(const char *where, struct schema_string got, const json_t *want)

@@ -3,10 +3,10 @@
 #define ROUSE_SCHEMAS_TESTS_SCHEMA_VECTORS_H
 
 #include <jansson.h>
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <setjmp.h>
 /* after these */
 #include <cmocka.h>
 

@@ -9,11 +9,16 @@ static const struct {
     const char *key;
     uint32_t bit;
 } sampling_keys[] = {
-    {"max_tokens", SCHEMA_HAS_MAX_TOKENS}, {"temperature", SCHEMA_HAS_TEMPERATURE},
-    {"top_k", SCHEMA_HAS_TOP_K},           {"top_p", SCHEMA_HAS_TOP_P},
-    {"min_p", SCHEMA_HAS_MIN_P},           {"repetition_penalty", SCHEMA_HAS_REPETITION_PENALTY},
-    {"stop", SCHEMA_HAS_STOP},             {"seed", SCHEMA_HAS_SEED},
-    {"logprobs", SCHEMA_HAS_LOGPROBS},     {"priority", SCHEMA_HAS_PRIORITY},
+    {"max_tokens", SCHEMA_HAS_MAX_TOKENS},
+    {"temperature", SCHEMA_HAS_TEMPERATURE},
+    {"top_k", SCHEMA_HAS_TOP_K},
+    {"top_p", SCHEMA_HAS_TOP_P},
+    {"min_p", SCHEMA_HAS_MIN_P},
+    {"repetition_penalty", SCHEMA_HAS_REPETITION_PENALTY},
+    {"stop", SCHEMA_HAS_STOP},
+    {"seed", SCHEMA_HAS_SEED},
+    {"logprobs", SCHEMA_HAS_LOGPROBS},
+    {"priority", SCHEMA_HAS_PRIORITY},
     {"ignore_eos", SCHEMA_HAS_IGNORE_EOS},
 };
 
@@ -114,7 +119,8 @@ static void test_golden(void **state)
         struct base_error err = {0};
         int rc = schema_prompt_batch_decode(bytes, n, NULL, &batch, &code, &err);
         if (strcmp(schema_code_name(code), vector_text(vector, "outcome")) != 0 || rc != (code ? ERR_INPUT : 0))
-            fail_msg("%s: %d %s (%s), expected %s", name, rc, schema_code_name(code), err.text, vector_text(vector, "outcome"));
+            fail_msg("%s: %d %s (%s), expected %s", name, rc, schema_code_name(code), err.text,
+                     vector_text(vector, "outcome"));
         if (rc == 0) {
             memset(bytes, 0xee, n); /* a batch borrows nothing from the record */
             check_batch(name, batch, json_object_get(vector, "expect"));
@@ -145,12 +151,15 @@ static void test_encode_by_hand(void **state)
          .n_tokens = 3,
          .sampling = {.has = SCHEMA_HAS_TEMPERATURE | SCHEMA_HAS_STOP, .temperature = 0.1, .stop = stop, .n_stop = 1}},
     };
-    const struct schema_prompt_batch batch = {.batch_id = {"B", 1}, .created_ms = 5, .prompts = prompts, .n_prompts = 2};
+    const struct schema_prompt_batch batch = {
+        .batch_id = {"B", 1}, .created_ms = 5, .prompts = prompts, .n_prompts = 2};
     size_t n;
-    uint8_t *want = vectors_bytes("84 a176 01 a862617463685f6964 a142 aa637265617465645f6d73 05 a770726f6d707473 92"
-                                  " 82 a26964 a161 a474657874 a26869"
-                                  " 84 a26964 a162 a6746f6b656e73 93007fcc80 ab74656d7065726174757265 cb3fb999999999999a"
-                                  " a473746f70 91a10a", &n);
+    uint8_t *want =
+        vectors_bytes("84 a176 01 a862617463685f6964 a142 aa637265617465645f6d73 05 a770726f6d707473 92"
+                      " 82 a26964 a161 a474657874 a26869"
+                      " 84 a26964 a162 a6746f6b656e73 93007fcc80 ab74656d7065726174757265 cb3fb999999999999a"
+                      " a473746f70 91a10a",
+                      &n);
     check_encodes_to("two prompts", &batch, want, n);
     free(want);
 }
@@ -184,7 +193,8 @@ static void test_limits_given(void **state)
     struct base_error err = {0};
     enum schema_code code = SCHEMA_OK;
     size_t n;
-    uint8_t *bytes = vectors_bytes("83 a176 01 a862617463685f6964 a162 a770726f6d707473 91 82 a26964 a161 a474657874 a26869", &n);
+    uint8_t *bytes =
+        vectors_bytes("83 a176 01 a862617463685f6964 a162 a770726f6d707473 91 82 a26964 a161 a474657874 a26869", &n);
     limits.text_bytes_max = 1;
     assert_int_equal(schema_prompt_batch_decode(bytes, n, &limits, &batch, &code, &err), 0);
     assert_int_equal(batch->prompts[0].error, SCHEMA_TOO_LARGE);
@@ -242,7 +252,8 @@ static void test_single_keeps_unknown_keys(void **state)
     (void)state;
     size_t n, n_want;
     /* {"x": [1, nil], "prompts": [{}, {"k": "v", "n": 7}], "y": {"z": bin}}, the first in wider encodings than needed */
-    uint8_t *bytes = vectors_bytes("83 d90178 9201c0 a770726f6d707473 dd00000002 80 82a16ba176a16e07 a179 81a17ac4020102", &n);
+    uint8_t *bytes =
+        vectors_bytes("83 d90178 9201c0 a770726f6d707473 dd00000002 80 82a16ba176a16e07 a179 81a17ac4020102", &n);
     uint8_t *want = vectors_bytes("83 d90178 9201c0 a770726f6d707473 91 82a16ba176a16e07 a179 81a17ac4020102", &n_want);
     struct base_buffer out;
     struct base_error err = {0};
@@ -262,9 +273,9 @@ static void test_single_keeps_unknown_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),       cmocka_unit_test(test_encode_by_hand),
+        cmocka_unit_test(test_golden),          cmocka_unit_test(test_encode_by_hand),
         cmocka_unit_test(test_encode_failures), cmocka_unit_test(test_limits_given),
-        cmocka_unit_test(test_single),       cmocka_unit_test(test_single_keeps_unknown_keys),
+        cmocka_unit_test(test_single),          cmocka_unit_test(test_single_keeps_unknown_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

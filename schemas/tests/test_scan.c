@@ -66,7 +66,8 @@ static void test_limits(void **state)
         enum schema_code code = SCHEMA_OK;
         struct base_error err = {0};
         int rc = schema_scan(bytes, n, &limits, &code, &err);
-        if (code != limit_cases[i].code || (rc == 0) != (code == SCHEMA_OK) || strcmp(err.text, limit_cases[i].text) != 0)
+        if (code != limit_cases[i].code || (rc == 0) != (code == SCHEMA_OK) ||
+            strcmp(err.text, limit_cases[i].text) != 0)
             fail_msg("%s: %s '%s', expected %s '%s'", limit_cases[i].name, schema_code_name(code), err.text,
                      schema_code_name(limit_cases[i].code), limit_cases[i].text);
         free(bytes);
@@ -106,7 +107,8 @@ static size_t random_below(uint64_t *state, size_t n)
     return (size_t)(random_next(state) % n);
 }
 
-static const char special_hex[] = "00017f8081828f9091929fa0a1a2bfc0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d8d9dadbdcdddedfe0edf0f4ff";
+static const char special_hex[] =
+    "00017f8081828f9091929fa0a1a2bfc0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d8d9dadbdcdddedfe0edf0f4ff";
 
 static size_t insert(uint8_t *data, size_t n, size_t at, const uint8_t *what, size_t n_what)
 {
