@@ -1,0 +1,219 @@
+#include "snapshot/snap_lease.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#define LEASE_MS "15000" /* how long a killed builder's lease keeps others from building */
+
+enum { RENEW_S = 5, VALUE_MAX = 64, KEY_MAX = 64 };
+
+struct snap_lease {
+    int fd; /* the lock file */
+    struct snap_redis *redis; /* NULL: the file alone */
+    char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX];
+    pthread_mutex_t lock; /* guards stopping */
+    pthread_cond_t wake;
+    bool stopping, has_thread;
+    pthread_t thread;
+};
+
+/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>: tokens alone would repeat after a flush. A key that does
+ * not expire is no lease of ours. */
+static const char take_script[] =
+    "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
+    "local value = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]\n"
+    "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
+    "return value\n";
+
+/* KEYS: lease, fence. ARGV: value, token, ms. A lease that ran out is taken up again as long as nobody else had it since. */
+static const char renew_script[] =
+    "local now = redis.call('GET', KEYS[1])\n"
+    "local fence = tonumber(redis.call('GET', KEYS[2]) or '0')\n"
+    "if now and now ~= ARGV[1] then return 0 end\n"
+    "if not now and fence > tonumber(ARGV[2]) then return 0 end\n"
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])\n"
+    "return 1\n";
+
+static const char release_script[] =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end\n"
+    "return 0\n";
+
+static int lease_eval(struct snap_lease *l, const char *script, const char *a, const char *b, const char *c,
+                      redisReply **out_reply, struct base_error *err)
+{
+    const char *args[5] = {l->key, l->fence, a, b, c};
+    size_t lengths[5];
+    struct snap_redis_call call = {.script = script, .writes = true, .n_keys = 2, .args = args, .lengths = lengths};
+    for (; call.n_args < 5 && args[call.n_args]; call.n_args++)
+        lengths[call.n_args] = strlen(args[call.n_args]);
+    return snap_redis_eval(l->redis, &call, out_reply, err);
+}
+
+/* 1: ours (again), 0: another's, negative: Redis does not say. */
+static int lease_renew(struct snap_lease *l, struct base_error *err)
+{
+    redisReply *reply = NULL;
+    char token[VALUE_MAX];
+    snprintf(token, sizeof(token), "%.*s", (int)strcspn(l->value, ":"), l->value);
+    int rc = lease_eval(l, renew_script, l->value, token, LEASE_MS, &reply, err);
+    if (rc == 0)
+        rc = reply->type == REDIS_REPLY_INTEGER && reply->integer == 1;
+    freeReplyObject(reply);
+    return rc;
+}
+
+static bool lease_wait(struct snap_lease *l)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += RENEW_S;
+    pthread_mutex_lock(&l->lock);
+    int rc = 0;
+    while (!l->stopping && rc == 0)
+        rc = pthread_cond_timedwait(&l->wake, &l->lock, &until);
+    bool stopping = l->stopping;
+    pthread_mutex_unlock(&l->lock);
+    return !stopping;
+}
+
+static void *lease_thread(void *arg)
+{
+    struct snap_lease *l = arg;
+    while (lease_wait(l))
+        (void)lease_renew(l, NULL); /* lost or away: the check before publishing says so */
+    return NULL;
+}
+
+static int lease_take_redis(struct snap_lease *l, struct base_error *err)
+{
+    redisReply *reply = NULL;
+    struct base_error why = {0};
+    char who[17];
+    uint64_t random = base_clock_mono_ns();
+    (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
+    snprintf(who, sizeof(who), "%016" PRIx64, random);
+    if (lease_eval(l, take_script, who, LEASE_MS, NULL, &reply, &why) < 0) {
+        l->redis = NULL; /* the look-up has said already that Redis is away */
+        return 0;
+    }
+    int rc = 0;
+    if (reply->type != REDIS_REPLY_STRING || (size_t)reply->len >= sizeof(l->value))
+        l->redis = NULL;
+    else if (reply->len == 0)
+        rc = base_fail(err, ERR_AGAIN, "another worker is building this snapshot (lease %s)", l->key);
+    else
+        snprintf(l->value, sizeof(l->value), "%s", reply->str);
+    freeReplyObject(reply);
+    return rc;
+}
+
+static int lease_take_file(struct snap_lease *l, struct snap_store *store, const char *key, struct base_error *err)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%s/locks", store->dir);
+    int rc = n < 0 || n >= PATH_MAX - 64 ? base_fail(err, ERR_USAGE, "store %s: the path is too long", store->dir)
+                                         : base_file_make_dirs(path, err);
+    if (rc < 0)
+        return rc;
+    snprintf(path + n, sizeof(path) - (size_t)n, "/%.32s.lock", key);
+    l->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (l->fd < 0)
+        return base_fail_errno(err, "open lock %s", path);
+    if (flock(l->fd, LOCK_EX | LOCK_NB) == 0 || errno == ENOLCK || errno == EOPNOTSUPP || errno == ENOSYS)
+        return 0; /* a file system without locks: Redis, or the rename, decides */
+    if (errno == EWOULDBLOCK)
+        return base_fail(err, ERR_AGAIN, "another process is building this snapshot (lock %s)", path);
+    return base_fail_errno(err, "lock %s", path);
+}
+
+static struct snap_lease *lease_new(struct snap_store *store, const char *key)
+{
+    struct snap_lease *l = calloc(1, sizeof(*l));
+    pthread_condattr_t attr;
+    if (!l)
+        return NULL;
+    l->fd = -1;
+    l->redis = store->redis;
+    snprintf(l->key, sizeof(l->key), "rouse:lease:%.32s", key);
+    snprintf(l->fence, sizeof(l->fence), "rouse:fence:%.32s", key);
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    return l;
+}
+
+int snap_lease_take(struct snap_store *store, const char *key, struct snap_lease **out_lease, struct base_error *err)
+{
+    assert(snap_is_hex(key, SNAP_ID_CHARS));
+    struct snap_lease *l = lease_new(store, key);
+    if (!l)
+        return base_fail(err, ERR_NOMEM, "lease: out of memory");
+    int rc = lease_take_file(l, store, key, err);
+    if (rc == 0 && l->redis)
+        rc = lease_take_redis(l, err);
+    if (rc < 0) {
+        snap_lease_release(l);
+        return rc;
+    }
+    l->has_thread = l->redis && pthread_create(&l->thread, NULL, lease_thread, l) == 0;
+    *out_lease = l;
+    return 0;
+}
+
+int snap_lease_check(struct snap_lease *lease, struct base_error *err)
+{
+    if (!lease->redis)
+        return 0;
+    struct base_error why = {0};
+    int rc = lease_renew(lease, &why);
+    if (rc == 0)
+        return base_fail(err, ERR_AGAIN, "the lease %s was lost: another worker builds", lease->key);
+    return 0; /* ours; or Redis went away, and the lock in the store decides */
+}
+
+void snap_lease_release(struct snap_lease *lease)
+{
+    if (!lease)
+        return;
+    pthread_mutex_lock(&lease->lock);
+    lease->stopping = true;
+    pthread_cond_signal(&lease->wake);
+    pthread_mutex_unlock(&lease->lock);
+    if (lease->has_thread)
+        pthread_join(lease->thread, NULL);
+    if (lease->redis && lease->value[0]) {
+        redisReply *reply = NULL;
+        if (lease_eval(lease, release_script, lease->value, NULL, NULL, &reply, NULL) == 0)
+            freeReplyObject(reply);
+    }
+    if (lease->fd >= 0)
+        close(lease->fd); /* and with it the lock */
+    pthread_cond_destroy(&lease->wake);
+    pthread_mutex_destroy(&lease->lock);
+    free(lease);
+}
+
+int snap_lease_key(const char *name, const char *env, char out_key[SNAP_ID_CHARS + 1], struct base_error *err)
+{
+    char text[512];
+    int n = snprintf(text, sizeof(text), "%s\n%s", name, env);
+    if (n < 0 || (size_t)n >= sizeof(text))
+        return base_fail(err, ERR_USAGE, "the model's name is too long");
+    return snap_digest_id(text, (size_t)n, out_key, err);
+}

@@ -1,0 +1,314 @@
+#include "snapshot/snap_store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#define SUFFIX             ".snap"
+#define SUFFIX_QUARANTINED ".quarantined.snap"
+#define SUFFIX_BUILDING    ".building"
+
+enum {
+    RANDOM_CHARS = 16,
+    /* Temporaries of the index are written in one go; an hour later their writer is gone. */
+    STALE_TEMPORARY_S = 3600
+};
+
+int snap_store_open(const char *dir, const char *redis, struct snap_store **out_store, struct base_error *err)
+{
+    struct snap_store *s = calloc(1, sizeof(*s));
+    if (!s || !(s->dir = strdup(dir))) {
+        free(s);
+        return base_fail(err, ERR_NOMEM, "store %s: out of memory", dir);
+    }
+    int rc = redis && redis[0] ? snap_redis_open(redis, &s->redis, err) : 0;
+    if (rc == 0)
+        rc = base_file_make_dirs(dir, err);
+    if (rc == 0 && s->redis)
+        rc = snap_index_redis_open(s->redis, &s->indexes[SNAP_STORE_REDIS], err);
+    if (rc == 0)
+        rc = snap_index_file_open(dir, &s->indexes[SNAP_STORE_FILES], err);
+    if (rc < 0) {
+        snap_store_close(s);
+        return rc;
+    }
+    *out_store = s;
+    return 0;
+}
+
+void snap_store_close(struct snap_store *store)
+{
+    if (!store)
+        return;
+    for (int i = 0; i < SNAP_STORE_INDEXES; i++) {
+        if (store->indexes[i])
+            store->indexes[i]->ops->close(store->indexes[i]);
+    }
+    snap_redis_close(store->redis);
+    free(store->dir);
+    free(store);
+}
+
+static int store_join(const struct snap_store *store, char out[PATH_MAX], struct base_error *err, const char *id,
+                      const char *suffix)
+{
+    int n = snprintf(out, PATH_MAX, "%s/%s%s", store->dir, id, suffix);
+    return n < 0 || n >= PATH_MAX ? base_fail(err, ERR_USAGE, "store %s: the path is too long", store->dir) : 0;
+}
+
+int snap_store_path(const struct snap_store *store, const char *id, char out[PATH_MAX], struct base_error *err)
+{
+    return store_join(store, out, err, id, SUFFIX);
+}
+
+bool snap_store_has(const struct snap_store *store, const char *id)
+{
+    char path[PATH_MAX];
+    return snap_is_hex(id, SNAP_ID_CHARS) && snap_store_path(store, id, path, NULL) == 0 && base_file_exists(path);
+}
+
+/* ---- the indexes ---- */
+
+/* Once per store: a worker that starts with Redis away says so in one line, not with every question. */
+static void index_failed(struct snap_index *ix, const char *doing, const struct base_error *err)
+{
+    if (ix->said)
+        return;
+    ix->said = true;
+    base_log_warn("snapshot index failed, going on without it", LOG_STR("index", ix->kind), LOG_STR("doing", doing),
+                  LOG_STR("error", err->text));
+}
+
+bool snap_store_find(struct snap_store *store, int index, const struct snap_index_query *q, struct snap_index_entry *out)
+{
+    struct base_error err = {0};
+    struct snap_index *ix = store->indexes[index];
+    if (!ix)
+        return false;
+    if (ix->ops->find(ix, q, out, &err) < 0) {
+        index_failed(ix, "find", &err);
+        return false;
+    }
+    return out->id[0] || out->model_digest[0];
+}
+
+void snap_store_put(struct snap_store *store, const struct snap_index_change *change, unsigned which)
+{
+    for (int i = 0; i < SNAP_STORE_INDEXES; i++) {
+        struct base_error err = {0};
+        struct snap_index *ix = store->indexes[i];
+        if (ix && (which >> i & 1) && ix->ops->put(ix, change, &err) < 0)
+            index_failed(ix, "record", &err);
+    }
+}
+
+void snap_store_drop(struct snap_store *store, const char *id, const struct snap_index_query *q)
+{
+    for (int i = 0; i < SNAP_STORE_INDEXES; i++) {
+        struct base_error err = {0};
+        struct snap_index *ix = store->indexes[i];
+        if (ix && ix->ops->drop(ix, id, q, &err) < 0)
+            index_failed(ix, "forget", &err);
+    }
+}
+
+/* ---- building ---- */
+
+static int building_create(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err)
+{
+    char suffix[40];
+    uint64_t random = base_clock_mono_ns();
+    (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
+    snprintf(suffix, sizeof(suffix), ".%016" PRIx64 SUFFIX_BUILDING, random);
+    int rc = store_join(store, b->path, err, id, suffix);
+    if (rc < 0)
+        return rc;
+    b->fd = open(b->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    return b->fd < 0 ? base_fail_errno(err, "create %s", b->path) : 0;
+}
+
+int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b, struct base_error *err)
+{
+    /* Between our open and our flock a cleaner may take the new file for a dead builder's and remove it: then it has no
+     * name any more, and the next one is tried. */
+    for (int attempt = 0; attempt < 8; attempt++) {
+        struct stat st;
+        int rc = building_create(store, id, out_b, err);
+        if (rc < 0)
+            return rc;
+        bool locked = flock(out_b->fd, LOCK_EX | LOCK_NB) == 0;
+        if (!locked && errno != EWOULDBLOCK)
+            return 0; /* no locks here: no cleaner gets one either */
+        if (locked && fstat(out_b->fd, &st) == 0 && st.st_nlink > 0)
+            return 0;
+        snap_store_build_abort(out_b);
+    }
+    return base_fail(err, ERR_IO, "create a temporary file in %s: it is removed again and again", store->dir);
+}
+
+void snap_store_build_abort(struct snap_building *b)
+{
+    unlink(b->path);
+    close(b->fd);
+    b->fd = -1;
+}
+
+int snap_store_build_publish(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err)
+{
+    char path[PATH_MAX];
+    int rc = snap_store_path(store, id, path, err);
+    if (rc == 0 && fsync(b->fd) < 0)
+        rc = base_fail_errno(err, "sync %s", b->path);
+    if (rc == 0 && rename(b->path, path) < 0)
+        rc = base_fail_errno(err, "rename %s to %s", b->path, path);
+    if (rc < 0) {
+        snap_store_build_abort(b);
+        return rc;
+    }
+    close(b->fd);
+    b->fd = -1;
+    return base_file_fsync_parent(path, err);
+}
+
+/* ---- quarantine ---- */
+
+static void record_quarantine(struct snap_store *store, const char *id, const char *reason)
+{
+    struct schema_snapshot_record r;
+    struct snap_index *files = store->indexes[SNAP_STORE_FILES];
+    if (files->ops->record(files, id, &r, NULL) < 0)
+        return;
+    r.state = SCHEMA_SNAPSHOT_QUARANTINED;
+    snprintf(r.file, sizeof(r.file), "%.32s" SUFFIX_QUARANTINED, id);
+    snprintf(r.reason, sizeof(r.reason), "%.255s", reason);
+    const struct snap_index_change change = {.record = &r, .name = "", .files = "", .env = "", .env_auto = "",
+                                             .model_digest = "", .file_dtype = ""};
+    snap_store_put(store, &change, SNAP_STORE_ALL);
+}
+
+bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t device, ino_t inode, const char *reason)
+{
+    char path[PATH_MAX], aside[PATH_MAX];
+    struct stat st;
+    if (snap_store_path(store, id, path, NULL) < 0 || store_join(store, aside, NULL, id, SUFFIX_QUARANTINED) < 0)
+        return false;
+    if (stat(path, &st) < 0)
+        return errno == ENOENT;
+    if (inode != 0 && (st.st_dev != device || st.st_ino != inode))
+        return false; /* somebody built it anew meanwhile */
+    if (rename(path, aside) < 0) {
+        base_log_warn("snapshot not quarantined", LOG_STR("id", id), LOG_STR("path", path), LOG_STR("reason", reason),
+                      LOG_STR("error", strerror(errno)));
+        return errno == ENOENT;
+    }
+    base_file_fsync_parent(path, NULL);
+    base_log_warn("snapshot quarantined", LOG_STR("id", id), LOG_STR("path", aside), LOG_STR("reason", reason));
+    record_quarantine(store, id, reason);
+    return true;
+}
+
+/* ---- what is there ---- */
+
+static bool ends_with(const char *text, size_t n, const char *suffix)
+{
+    size_t k = strlen(suffix);
+    return n >= k && memcmp(text + n - k, suffix, k) == 0;
+}
+
+/* Whether a name is one of ours, and what it says. */
+static bool item_of(const char *name, struct snap_store_item *out)
+{
+    if (strnlen(name, SNAP_ID_CHARS + 1) <= SNAP_ID_CHARS)
+        return false;
+    memcpy(out->id, name, SNAP_ID_CHARS);
+    out->id[SNAP_ID_CHARS] = '\0';
+    out->file = name;
+    const char *rest = name + SNAP_ID_CHARS;
+    size_t n_rest = strlen(rest);
+    if (strcmp(rest, SUFFIX) == 0)
+        out->state = SCHEMA_SNAPSHOT_READY;
+    else if (strcmp(rest, SUFFIX_QUARANTINED) == 0)
+        out->state = SCHEMA_SNAPSHOT_QUARANTINED;
+    else if (ends_with(rest, n_rest, SUFFIX_BUILDING) && n_rest == 1 + RANDOM_CHARS + strlen(SUFFIX_BUILDING))
+        out->state = SCHEMA_SNAPSHOT_BUILDING;
+    else
+        return false;
+    return snap_is_hex(out->id, SNAP_ID_CHARS);
+}
+
+int snap_store_each(struct snap_store *store, bool (*visit)(void *context, const struct snap_store_item *item),
+                    void *context, struct base_error *err)
+{
+    DIR *d = opendir(store->dir);
+    if (!d && errno == ENOENT)
+        return 0;
+    if (!d)
+        return base_fail_errno(err, "list store %s", store->dir);
+    struct snap_store_item item;
+    bool go_on = true;
+    for (struct dirent *e; go_on && (e = readdir(d));) {
+        if (item_of(e->d_name, &item))
+            go_on = visit(context, &item);
+    }
+    closedir(d);
+    return 0;
+}
+
+/* ---- leftovers ---- */
+
+/* Takes the lock before it removes: a living builder holds it. */
+static bool clean_building(void *context, const struct snap_store_item *item)
+{
+    struct snap_store *store = context;
+    char path[PATH_MAX];
+    if (item->state != SCHEMA_SNAPSHOT_BUILDING || store_join(store, path, NULL, item->file, "") < 0)
+        return true;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (fd < 0)
+        return true;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && unlink(path) == 0)
+        base_log_info("leftover of a dead builder removed", LOG_STR("path", path));
+    close(fd);
+    return true;
+}
+
+/* base_file_publish names its temporaries <path>.tmp-<16 hex>. */
+static void clean_temporaries(const char *dir)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        const char *mark = strstr(e->d_name, ".tmp-");
+        if (!mark || !snap_is_hex(mark + 5, RANDOM_CHARS) || snprintf(path, sizeof(path), "%s/%s", dir, e->d_name) >= PATH_MAX)
+            continue;
+        if (lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_mtime + STALE_TEMPORARY_S < time(NULL))
+            unlink(path);
+    }
+    if (d)
+        closedir(d);
+}
+
+void snap_store_clean(struct snap_store *store)
+{
+    static const char *const folders[] = {"models", "files", "records"};
+    char dir[PATH_MAX];
+    snap_store_each(store, clean_building, store, NULL);
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+        if (snprintf(dir, sizeof(dir), "%s/index/%s", store->dir, folders[i]) < PATH_MAX)
+            clean_temporaries(dir);
+    }
+}
