@@ -1,0 +1,436 @@
+#include "snapshot/admin.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/pool.h"
+#include "base/progress.h"
+#include "snapshot/snap_cold.h"
+#include "snapshot/snap_lookup.h"
+#include "snapshot/snap_restore.h"
+#include "snapshot/snap_store.h"
+
+enum { READERS = 8, PREFIX_CHARS_MIN = 4 };
+
+/* ---- build ---- */
+
+static int record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out, struct base_error *err)
+{
+    struct snap_file *f = NULL;
+    int rc = snap_file_open(path, &f, err);
+    if (rc < 0)
+        return rc;
+    snap_file_record(f, file_name, out);
+    snap_file_close(f);
+    return 0;
+}
+
+static int record_of_id(const struct snap_store *store, const char *id, struct schema_snapshot_record *out,
+                        struct base_error *err)
+{
+    char path[PATH_MAX], name[SNAP_ID_CHARS + 8];
+    int rc = snap_store_path(store, id, path, err);
+    snprintf(name, sizeof(name), "%s.snap", id);
+    return rc < 0 ? rc : record_of_file(path, name, out, err);
+}
+
+struct build {
+    struct gpu_device *device;
+    const struct snap_start_options *options;
+    bool force;
+    struct snap_store *store;
+    struct snap_request request;
+    struct snap_lease *lease;
+    struct snap_cold cold;
+};
+
+/* 1: it is there (a broken one counts as missing: the new one replaces it). */
+static int build_is_there(struct build *b, const char *id, struct schema_snapshot_record *out_record)
+{
+    return !b->force && snap_store_has(b->store, id) && record_of_id(b->store, id, out_record, NULL) == 0;
+}
+
+static int build_run(struct build *b, struct schema_snapshot_record *out_record, bool *out_built, struct base_error *err)
+{
+    struct snap_found found;
+    char id[SNAP_ID_CHARS + 1];
+    *out_built = false;
+    if (!b->request.dir)
+        return base_fail(err, ERR_NOTFOUND, "model '%s': %s", b->options->model, b->request.no_dir);
+    if (snap_look_up(b->store, &b->request, &found) && build_is_there(b, found.id, out_record))
+        return 0;
+    int rc = snap_cold_open(&b->cold, b->request.dir, b->request.dtype, err);
+    if (rc == 0)
+        rc = snap_cold_lease(&b->cold, b->store, &b->request, &b->lease, err);
+    if (rc == 0)
+        rc = snap_cold_identify(&b->cold, b->store, &b->request, b->options->progress, id, err);
+    if (rc < 0 || build_is_there(b, id, out_record))
+        return rc;
+    rc = snap_cold_load(&b->cold, b->device, b->options, err);
+    if (rc == 0)
+        rc = snap_cold_build(&b->cold, b->store, b->lease, &b->request, b->options->progress, out_record, err);
+    *out_built = rc == 0;
+    return rc;
+}
+
+int snap_admin_build(struct gpu_device *device, const struct snap_start_options *options, bool force,
+                     struct schema_snapshot_record *out_record, bool *out_built, struct base_error *err)
+{
+    struct build b = {.device = device, .options = options, .force = force};
+    struct schema_snapshot_record record;
+    bool built = false;
+    if (!options->store)
+        return base_fail(err, ERR_USAGE, "no store for snapshots is given");
+    int rc = snap_request_init(&b.request, gpu_device_info(device), options, err);
+    if (rc == 0)
+        rc = snap_store_open(options->store, options->redis, &b.store, err);
+    if (rc == 0)
+        rc = build_run(&b, &record, &built, err);
+    snap_lease_release(b.lease);
+    snap_cold_done(&b.cold);
+    snap_store_close(b.store);
+    if (rc < 0)
+        return rc;
+    *out_record = record;
+    if (out_built)
+        *out_built = built;
+    return 0;
+}
+
+/* ---- list ---- */
+
+struct list {
+    struct snap_store *store;
+    struct schema_snapshot_record *records;
+    size_t n, capacity;
+    bool failed;
+};
+
+/* What can be said of a file that does not open: its name, size and time. */
+static void record_unreadable(const struct snap_store_item *item, const struct stat *st, const char *why,
+                              struct schema_snapshot_record *out)
+{
+    *out = (struct schema_snapshot_record){.state = item->state, .bytes = (uint64_t)st->st_size,
+                                           .created_ms = (int64_t)st->st_mtime * 1000};
+    memcpy(out->id, item->id, sizeof(out->id));
+    snprintf(out->file, sizeof(out->file), "%s", item->file);
+    snprintf(out->reason, sizeof(out->reason), "%.255s", why);
+}
+
+/* A temporary whose lock is free has no builder any more: the next build removes it. */
+static bool is_being_built(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    bool free_lock = flock(fd, LOCK_SH | LOCK_NB) == 0;
+    close(fd);
+    return !free_lock;
+}
+
+static bool list_describe(const struct list *l, const struct snap_store_item *item, struct schema_snapshot_record *out)
+{
+    struct base_error err = {0};
+    struct stat st;
+    char path[PATH_MAX];
+    struct snap_index *index = l->store->indexes[SNAP_STORE_FILES];
+    if (snprintf(path, sizeof(path), "%s/%s", l->store->dir, item->file) >= PATH_MAX || stat(path, &st) < 0)
+        return false;
+    if (item->state == SCHEMA_SNAPSHOT_BUILDING) {
+        record_unreadable(item, &st, "", out);
+        return is_being_built(path);
+    }
+    if (record_of_file(path, item->file, out, &err) < 0) {
+        record_unreadable(item, &st, err.text, out);
+        return true;
+    }
+    struct schema_snapshot_record known;
+    out->state = item->state;
+    if (item->state == SCHEMA_SNAPSHOT_QUARANTINED && index->ops->record(index, item->id, &known, NULL) == 0)
+        memcpy(out->reason, known.reason, sizeof(out->reason));
+    return true;
+}
+
+static bool list_visit(void *context, const struct snap_store_item *item)
+{
+    struct list *l = context;
+    if (l->n == l->capacity) {
+        size_t capacity = l->capacity ? 2 * l->capacity : 16;
+        void *more = realloc(l->records, capacity * sizeof(*l->records));
+        if (!more) {
+            l->failed = true;
+            return false;
+        }
+        l->records = more;
+        l->capacity = capacity;
+    }
+    if (list_describe(l, item, &l->records[l->n]))
+        l->n++;
+    return true;
+}
+
+static int newest_first(const void *a, const void *b)
+{
+    const struct schema_snapshot_record *x = a, *y = b;
+    if (x->created_ms != y->created_ms)
+        return x->created_ms < y->created_ms ? 1 : -1;
+    return strcmp(x->file, y->file);
+}
+
+int snap_admin_list(struct snap_store *store, struct schema_snapshot_record **out_records, size_t *out_n,
+                    struct base_error *err)
+{
+    struct list l = {.store = store};
+    int rc = snap_store_each(store, list_visit, &l, err);
+    if (rc == 0 && l.failed)
+        rc = base_fail(err, ERR_NOMEM, "list store %s: out of memory", store->dir);
+    if (rc < 0) {
+        free(l.records);
+        return rc;
+    }
+    if (l.n > 1)
+        qsort(l.records, l.n, sizeof(*l.records), newest_first);
+    *out_records = l.records;
+    *out_n = l.n;
+    return 0;
+}
+
+/* ---- find ---- */
+
+/* The first of the records (newest first) that the predicate takes; one that is ready before others. */
+typedef bool record_match(const struct schema_snapshot_record *r, const char *which);
+
+static bool match_id(const struct schema_snapshot_record *r, const char *which)
+{
+    return strcmp(r->id, which) == 0;
+}
+
+static bool match_name(const struct schema_snapshot_record *r, const char *which)
+{
+    return r->name[0] && strcmp(r->name, which) == 0;
+}
+
+static bool match_prefix(const struct schema_snapshot_record *r, const char *which)
+{
+    return strncmp(r->id, which, strlen(which)) == 0;
+}
+
+static const struct schema_snapshot_record *find_best(const struct schema_snapshot_record *records, size_t n,
+                                                      record_match *match, const char *which)
+{
+    const struct schema_snapshot_record *best = NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (!match(&records[i], which))
+            continue;
+        if (!best || (best->state != SCHEMA_SNAPSHOT_READY && records[i].state == SCHEMA_SNAPSHOT_READY))
+            best = &records[i];
+    }
+    return best;
+}
+
+static bool prefix_is_unique(const struct schema_snapshot_record *records, size_t n, const char *which, const char *id)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (match_prefix(&records[i], which) && strcmp(records[i].id, id) != 0)
+            return false;
+    }
+    return true;
+}
+
+static int find_in(const struct snap_store *store, const struct schema_snapshot_record *records, size_t n,
+                   const char *which, struct schema_snapshot_record *out, struct base_error *err)
+{
+    const struct schema_snapshot_record *r = find_best(records, n, match_id, which);
+    if (!r)
+        r = find_best(records, n, match_name, which);
+    if (!r && strlen(which) >= PREFIX_CHARS_MIN) {
+        r = find_best(records, n, match_prefix, which);
+        if (r && !prefix_is_unique(records, n, which, r->id))
+            return base_fail(err, ERR_USAGE, "'%s' is the beginning of more than one id", which);
+    }
+    if (!r)
+        return base_fail(err, ERR_NOTFOUND, "no snapshot in %s has the id or name '%.120s'", store->dir, which);
+    *out = *r;
+    return 0;
+}
+
+static bool is_path(const char *which)
+{
+    size_t n = strlen(which);
+    return strchr(which, '/') || (n > 5 && strcmp(which + n - 5, ".snap") == 0);
+}
+
+int snap_store_resolve(struct snap_store *store, const char *which, struct schema_snapshot_record *out, char path[PATH_MAX],
+                       struct base_error *err)
+{
+    if (is_path(which) && base_file_exists(which)) {
+        snprintf(path, PATH_MAX, "%s", which);
+        return record_of_file(which, which, out, err);
+    }
+    struct schema_snapshot_record *records = NULL;
+    size_t n = 0;
+    int rc = snap_admin_list(store, &records, &n, err);
+    if (rc == 0)
+        rc = find_in(store, records, n, which, out, err);
+    free(records);
+    return rc < 0 ? rc : base_file_join(path, PATH_MAX, store->dir, out->file, err);
+}
+
+int snap_admin_find(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,
+                    struct base_error *err)
+{
+    char path[PATH_MAX];
+    return snap_store_resolve(store, which, out_record, path, err);
+}
+
+/* ---- verify ---- */
+
+struct verify {
+    struct snap_file *file;
+    uint8_t *scratch; /* [READERS][SNAP_CHUNK_BYTES] */
+    struct base_progress bar;
+    atomic_uint_fast64_t done;
+    pthread_mutex_t lock; /* guards first and err */
+    uint32_t first;       /* the lowest chunk at fault: the same report every time */
+    struct base_error err;
+};
+
+static void verify_task(void *context, uint32_t task, uint32_t thread)
+{
+    struct verify *v = context;
+    struct base_error err = {0};
+    struct snap_chunk c = snap_layout_chunk(&v->file->layout, task);
+    if (snap_file_read_chunk(v->file, task, v->scratch + (size_t)thread * SNAP_CHUNK_BYTES, &err) < 0) {
+        pthread_mutex_lock(&v->lock);
+        if (task < v->first) {
+            v->first = task;
+            v->err = err;
+        }
+        pthread_mutex_unlock(&v->lock);
+    }
+    atomic_fetch_add(&v->done, c.bytes);
+    if (thread == 0)
+        base_progress_set(&v->bar, atomic_load(&v->done));
+}
+
+static int verify_chunks(struct snap_file *f, bool progress, uint64_t *out_bytes, struct base_error *err)
+{
+    struct verify v = {.file = f, .first = UINT32_MAX};
+    struct base_pool *pool = NULL;
+    uint64_t total = 0;
+    for (int i = 0; i < SNAP_SECTION_N; i++)
+        total += f->layout.sections[i].stored_bytes;
+    v.scratch = aligned_alloc(SNAP_PAGE_BYTES, (size_t)READERS * SNAP_CHUNK_BYTES);
+    if (!v.scratch || pthread_mutex_init(&v.lock, NULL) != 0) {
+        free(v.scratch);
+        return base_fail(err, ERR_NOMEM, "verify %s: out of memory", f->path);
+    }
+    int rc = base_pool_new(READERS, &pool, err);
+    if (rc == 0) {
+        if (progress)
+            base_progress_begin(&v.bar, "verifying", "B", total);
+        base_pool_run(pool, verify_task, &v, f->layout.n_chunks);
+        base_progress_end(&v.bar);
+        if (v.err.code)
+            rc = base_fail(err, v.err.code, "%s", v.err.text);
+    }
+    base_pool_free(pool);
+    pthread_mutex_destroy(&v.lock);
+    free(v.scratch);
+    *out_bytes = total + f->layout.front_bytes;
+    return rc;
+}
+
+/* The snapshot's own model and key, this device's everything else. */
+static int verify_on_device(const struct snap_file *f, struct gpu_device *device, bool progress, struct base_error *err)
+{
+    struct snap_fingerprint wanted;
+    const struct snap_fingerprint *have = &f->manifest.fingerprint;
+    const struct gpu_limits limits = {.n_tokens_max = 64, .n_seqs_max = 1};
+    const struct snap_restore restore = {.device = device, .path = f->path, .wanted = &wanted, .limits = &limits,
+                                         .progress = progress};
+    struct snap_restored restored;
+    int rc = snap_fingerprint_init(&wanted, gpu_device_info(device), have->value[SNAP_FP_DTYPE], "", err);
+    if (rc < 0)
+        return rc;
+    snap_fingerprint_set(&wanted, SNAP_FP_MODEL, have->value[SNAP_FP_MODEL]);
+    snap_fingerprint_set(&wanted, SNAP_FP_KEY, have->value[SNAP_FP_KEY]);
+    rc = snap_restore_read(&restore, &restored, err);
+    if (rc == 0)
+        snap_restored_done(&restored);
+    return rc;
+}
+
+int snap_admin_verify(struct snap_store *store, const char *which, struct gpu_device *device, bool progress,
+                      uint64_t *out_bytes, struct base_error *err)
+{
+    struct schema_snapshot_record record;
+    struct snap_file *f = NULL;
+    char path[PATH_MAX];
+    uint64_t bytes = 0;
+    int rc = snap_store_resolve(store, which, &record, path, err);
+    if (rc == 0)
+        rc = snap_file_open(path, &f, err);
+    if (rc == 0)
+        rc = verify_chunks(f, progress, &bytes, err);
+    if (rc == 0 && device)
+        rc = verify_on_device(f, device, progress, err);
+    snap_file_close(f);
+    if (rc == 0 && out_bytes)
+        *out_bytes = bytes;
+    return rc;
+}
+
+/* ---- remove ---- */
+
+/* Every entry that a build makes for it. Entries under other names are found stale, and dropped, by who asks for them. */
+static void forget(struct snap_store *store, const struct snap_file *f)
+{
+    const struct snap_manifest *m = &f->manifest;
+    const char *dtypes[] = {m->fingerprint.value[SNAP_FP_DTYPE], "auto"};
+    for (int i = 0; i < 2; i++) {
+        char env[SNAP_ID_CHARS + 1];
+        if (snap_fingerprint_env(&m->fingerprint, dtypes[i], env, NULL) < 0)
+            continue;
+        const struct snap_index_query by_name = {.name = m->name, .files = "", .env = env};
+        const struct snap_index_query by_files = {.name = "", .files = m->files, .env = env};
+        snap_store_drop(store, m->id, &by_name);
+        snap_store_drop(store, m->id, &by_files);
+    }
+}
+
+int snap_admin_remove(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,
+                      struct base_error *err)
+{
+    struct schema_snapshot_record record;
+    struct snap_file *f = NULL;
+    char path[PATH_MAX];
+    if (strchr(which, '/'))
+        return base_fail(err, ERR_USAGE, "'%.200s' is a path: what is outside the store is not removed", which);
+    int rc = snap_store_resolve(store, which, &record, path, err);
+    if (rc < 0)
+        return rc;
+    if (record.state == SCHEMA_SNAPSHOT_BUILDING)
+        return base_fail(err, ERR_AGAIN, "snapshot %s is being built", record.id);
+    bool other_there = record.state == SCHEMA_SNAPSHOT_QUARANTINED && snap_store_has(store, record.id);
+    if (!other_there && snap_file_open(path, &f, NULL) == 0)
+        forget(store, f);
+    else if (!other_there)
+        snap_store_drop(store, record.id, NULL);
+    snap_file_close(f);
+    if (unlink(path) < 0)
+        return base_fail_errno(err, "remove %s", path);
+    rc = base_file_fsync_parent(path, err);
+    if (rc == 0)
+        *out_record = record;
+    return rc;
+}

@@ -1,0 +1,202 @@
+#include "snapshot/snap_lookup.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "model/files.h"
+
+static int request_name(struct snap_request *r, const char *model, struct base_error *err)
+{
+    char real[PATH_MAX];
+    size_t n;
+    const char *name = base_file_name(model, &n);
+    if (((n == 1 && name[0] == '.') || (n == 2 && memcmp(name, "..", 2) == 0)) && realpath(model, real))
+        name = base_file_name(real, &n);
+    if (n == 0 || n >= sizeof(r->name))
+        return base_fail(err, ERR_USAGE, "--model '%.80s': a name has 1 to %zu bytes", model, sizeof(r->name) - 1);
+    memcpy(r->name, name, n);
+    r->name[n] = '\0';
+    return 0;
+}
+
+static int request_dir(struct snap_request *r, const char *model, struct base_error *err)
+{
+    struct model_file_digest identity;
+    struct base_error why = {0};
+    if (!base_file_is_dir(model)) {
+        snprintf(r->no_dir, sizeof(r->no_dir), "there is no such directory");
+        return 0;
+    }
+    int rc = model_files_identity(model, &identity, &why);
+    if (rc == ERR_NOTFOUND) {
+        snprintf(r->no_dir, sizeof(r->no_dir), "%.199s", why.text);
+        return 0;
+    }
+    if (rc < 0)
+        return base_fail(err, why.code, "%s", why.text);
+    r->dir = model;
+    snap_hex(identity.bytes, sizeof(identity.bytes), r->files);
+    return 0;
+}
+
+int snap_request_init(struct snap_request *out, const struct gpu_info *info, const struct snap_start_options *options,
+                      struct base_error *err)
+{
+    struct snap_request r = {.dtype = options->dtype ? options->dtype : "auto"};
+    struct base_error why = {0};
+    enum model_dtype dtype;
+    if (strcmp(r.dtype, "auto") != 0 && model_dtype_parse(r.dtype, &dtype, &why) < 0)
+        return base_fail(err, ERR_USAGE, "--dtype: %s", why.text);
+    int rc = request_name(&r, options->model, err);
+    if (rc == 0)
+        rc = snap_fingerprint_init(&r.wanted, info, r.dtype, options->snapshot_key, err);
+    if (rc == 0)
+        rc = request_dir(&r, options->model, err);
+    if (rc == 0)
+        *out = r;
+    return rc;
+}
+
+static int request_query(const struct snap_request *r, char env[SNAP_ID_CHARS + 1], struct snap_index_query *out)
+{
+    *out = (struct snap_index_query){.name = r->name, .files = r->files, .env = env};
+    return snap_fingerprint_env(&r->wanted, r->dtype, env, NULL);
+}
+
+/* The id that the wanted fingerprint makes, once it is complete. */
+static bool request_id(const struct snap_request *r, char out_id[SNAP_ID_CHARS + 1])
+{
+    struct snap_fingerprint f = r->wanted;
+    if (f.value[SNAP_FP_MODEL][0] == '\0')
+        return false;
+    if (strcmp(r->dtype, "auto") == 0) {
+        if (r->file_dtype[0] == '\0')
+            return false;
+        snap_fingerprint_set(&f, SNAP_FP_DTYPE, r->file_dtype);
+    }
+    return snap_fingerprint_id(&f, out_id, NULL) == 0;
+}
+
+static void request_learn(struct snap_request *r, const struct snap_index_entry *e)
+{
+    if (r->files[0] == '\0' || e->model_digest[0] == '\0')
+        return;
+    snap_fingerprint_set(&r->wanted, SNAP_FP_MODEL, e->model_digest);
+    memcpy(r->file_dtype, e->file_dtype, sizeof(r->file_dtype));
+}
+
+/* Whether what one index said leads to a file. Sets *out_told when it named the id itself. */
+static bool entry_leads(struct snap_store *store, struct snap_request *r, const struct snap_index_query *q,
+                        const struct snap_index_entry *e, struct snap_found *out, bool *out_told)
+{
+    *out_told = false;
+    request_learn(r, e);
+    if (e->id[0] && snap_store_has(store, e->id)) {
+        *out_told = true;
+        memcpy(out->id, e->id, sizeof(out->id));
+        return true;
+    }
+    if (e->id[0] && e->has_record && e->record.state == SCHEMA_SNAPSHOT_QUARANTINED)
+        snprintf(out->reason, sizeof(out->reason), "%s", e->record.reason[0] ? e->record.reason : "no reason recorded");
+    else if (e->id[0])
+        snap_store_drop(store, e->id, q);
+    char id[SNAP_ID_CHARS + 1];
+    if (!request_id(r, id) || !snap_store_has(store, id))
+        return false;
+    memcpy(out->id, id, sizeof(id));
+    return true;
+}
+
+/* ---- the store's own files, when no index knows ---- */
+
+struct scan {
+    struct snap_store *store;
+    const struct snap_request *request;
+    struct snap_found *found;
+    int64_t created_ms; /* of the newest so far */
+    bool any;
+};
+
+static bool manifest_answers(const struct snap_manifest *m, const struct snap_request *r)
+{
+    char diff[8];
+    bool is_auto = strcmp(r->dtype, "auto") == 0;
+    if (snap_fingerprint_diff(&m->fingerprint, &r->wanted, diff, sizeof(diff)) > 0)
+        return false;
+    if (is_auto && strcmp(m->fingerprint.value[SNAP_FP_DTYPE], m->file_dtype) != 0)
+        return false;
+    return r->files[0] ? strcmp(m->files, r->files) == 0 : strcmp(m->name, r->name) == 0;
+}
+
+static bool scan_visit(void *context, const struct snap_store_item *item)
+{
+    struct scan *s = context;
+    struct snap_file *f = NULL;
+    char path[PATH_MAX];
+    if (item->state != SCHEMA_SNAPSHOT_READY || snap_store_path(s->store, item->id, path, NULL) < 0 ||
+        snap_file_open(path, &f, NULL) < 0)
+        return true;
+    const struct snap_manifest *m = &f->manifest;
+    if (strcmp(m->id, item->id) == 0 && manifest_answers(m, s->request) && (!s->any || m->created_ms > s->created_ms)) {
+        s->any = true;
+        s->created_ms = m->created_ms;
+        memcpy(s->found->id, m->id, sizeof(s->found->id));
+    }
+    snap_file_close(f);
+    return true;
+}
+
+bool snap_look_up(struct snap_store *store, struct snap_request *request, struct snap_found *out_found)
+{
+    struct snap_found found = {.untold = 0};
+    struct snap_index_query q;
+    char env[SNAP_ID_CHARS + 1];
+    *out_found = found;
+    if (request_query(request, env, &q) < 0)
+        return false;
+    for (int i = 0; i < SNAP_STORE_INDEXES; i++) {
+        struct snap_index_entry entry = {.id = ""};
+        bool told = false;
+        bool leads = snap_store_find(store, i, &q, &entry) && entry_leads(store, request, &q, &entry, &found, &told);
+        if (!told)
+            found.untold |= 1u << i;
+        if (leads) {
+            *out_found = found;
+            return true;
+        }
+    }
+    struct scan scan = {.store = store, .request = request, .found = &found};
+    /* A name whose snapshot was set aside must not quietly become an older one of that name. */
+    if (found.reason[0] == '\0')
+        snap_store_each(store, scan_visit, &scan, NULL);
+    *out_found = found;
+    return scan.any;
+}
+
+void snap_look_up_tell(struct snap_store *store, const struct snap_request *request, const struct snap_manifest *manifest,
+                       const struct schema_snapshot_record *record, unsigned which)
+{
+    const char *dtype = manifest->fingerprint.value[SNAP_FP_DTYPE];
+    char env[SNAP_ID_CHARS + 1], env_auto[SNAP_ID_CHARS + 1] = "";
+    if (snap_fingerprint_env(&manifest->fingerprint, dtype, env, NULL) < 0)
+        return;
+    if (strcmp(dtype, manifest->file_dtype) == 0 &&
+        snap_fingerprint_env(&manifest->fingerprint, "auto", env_auto, NULL) < 0)
+        return;
+    const struct snap_index_change change = {.record = record, .name = request->name, .files = request->files,
+                                             .env = env, .env_auto = env_auto,
+                                             .model_digest = manifest->fingerprint.value[SNAP_FP_MODEL],
+                                             .file_dtype = manifest->file_dtype};
+    snap_store_put(store, &change, which);
+}
+
+void snap_look_up_forget(struct snap_store *store, const struct snap_request *request, const char *id)
+{
+    struct snap_index_query q;
+    char env[SNAP_ID_CHARS + 1];
+    if (request_query(request, env, &q) == 0)
+        snap_store_drop(store, id, &q);
+}

@@ -1,0 +1,44 @@
+/* snap_lookup - what is asked for, and the snapshot that answers it.
+ *
+ * A directory is asked for by the identity of its files, and when it is gone by its last part as a name. The indexes are
+ * asked in order (Redis, files), then the store's own files are read. Whatever an index says, the file decides: an entry
+ * whose file is not there is dropped, and an index that did not know is told after the restore. */
+#ifndef ROUSE_SNAPSHOT_SNAP_LOOKUP_H
+#define ROUSE_SNAPSHOT_SNAP_LOOKUP_H
+
+#include "snapshot/snap_fingerprint.h"
+#include "snapshot/snap_manifest.h"
+#include "snapshot/snap_store.h"
+#include "snapshot/start.h"
+
+struct snap_request {
+    char name[129];
+    const char *dir;                   /* NULL: no model directory under that path (any more) */
+    char no_dir[200];                  /* why, for messages */
+    char files[SNAP_SHA256_CHARS + 1]; /* identity of the directory's files; "" without one */
+    const char *dtype;                 /* as asked for, "auto" included */
+    struct snap_fingerprint wanted;    /* its model is "" until an index or a digest tells it */
+    char file_dtype[8];                /* "" until then */
+};
+
+/* ERR_USAGE: a name, dtype or key that cannot be; ERR_INPUT: a model directory whose files are wrong. */
+int snap_request_init(struct snap_request *out, const struct gpu_info *info, const struct snap_start_options *options,
+                      struct base_error *err);
+
+struct snap_found {
+    char id[SNAP_ID_CHARS + 1];
+    unsigned untold;   /* the indexes that did not lead here: a bit each */
+    char reason[256];  /* when nothing was found: of a quarantine, if that is why */
+};
+
+/* True: the file is there. False: nothing in the store answers (an unreadable store included). Learns the model's digest and
+ * its files' dtype for the request, when an index knows them. */
+bool snap_look_up(struct snap_store *store, struct snap_request *request, struct snap_found *out_found);
+
+/* Tells the indexes in `which` what leads to the snapshot with this manifest and record. */
+void snap_look_up_tell(struct snap_store *store, const struct snap_request *request, const struct snap_manifest *manifest,
+                       const struct schema_snapshot_record *record, unsigned which);
+/* An entry led to something that does not fit. */
+void snap_look_up_forget(struct snap_store *store, const struct snap_request *request, const char *id);
+
+#endif

@@ -1,0 +1,49 @@
+/* snap_restore - a snapshot file becomes a model that can answer.
+ *
+ *   header, tables, manifest -> does it fit? -> plan, computed anew and compared -> arena -> tokenizer and weights read in
+ *   parallel, each chunk checked by the thread that read it -> proof
+ *
+ * It either succeeds whole or leaves nothing behind: no memory, no file. What the codes mean for the caller:
+ * ERR_CORRUPT    the file is at fault: set it aside
+ * ERR_NOTFOUND   it is not there (any more)
+ * ERR_INPUT      a sound file, but for something else than was wanted
+ * anything else  the circumstances: memory, device, permissions */
+#ifndef ROUSE_SNAPSHOT_SNAP_RESTORE_H
+#define ROUSE_SNAPSHOT_SNAP_RESTORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/trace.h"
+#include "gpu/device.h"
+#include "model/tokenizer.h"
+#include "snapshot/snap_file.h"
+
+struct snap_restore {
+    struct gpu_device *device;
+    const char *path;
+    const char *id;                        /* what the file is called: it must be that; NULL: whatever it is */
+    const struct snap_fingerprint *wanted; /* its model may be "", its dtype "auto" */
+    const struct gpu_limits *limits;       /* zeros get defaults */
+    uint64_t kv_bytes_max;
+    struct base_trace *trace;
+    bool progress;
+};
+
+struct snap_restored {
+    struct gpu_model *gpu;
+    struct model_tokenizer *tokenizer;
+    void *tokenizer_blob; /* what it stands on: free() after closing it */
+    struct snap_manifest manifest;
+    struct schema_snapshot_record record;
+    uint64_t file_bytes;
+};
+
+int snap_restore_read(const struct snap_restore *restore, struct snap_restored *out, struct base_error *err);
+void snap_restored_done(struct snap_restored *restored);
+
+/* Defaults, and a context that is long enough for the proof (ERR_USAGE). */
+int snap_limits_resolve(const struct gpu_limits *given, uint64_t kv_bytes_max, const struct model_config *config,
+                        struct gpu_limits *out_limits, struct base_error *err);
+
+#endif

@@ -1,0 +1,258 @@
+/* The cold path, step by step. What each step does is in the file of its name; what follows from its failing is here. */
+#include "snapshot/start.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "snapshot/snap_cold.h"
+#include "snapshot/snap_lookup.h"
+#include "snapshot/snap_restore.h"
+#include "snapshot/snap_store.h"
+
+/* What snap_start hands out, with what the caller need not see. */
+struct start_model {
+    struct snap_model model; /* first: the caller's pointer is ours */
+    void *tokenizer_blob;    /* malloc'ed; the tokenizer stands on it */
+};
+
+struct start {
+    struct gpu_device *device;
+    const struct snap_start_options *options;
+    struct snap_request request;
+    struct snap_store *store;        /* NULL: not usable */
+    struct start_model *out;
+    struct snap_lease *lease;        /* NULL: not ours */
+    struct snap_cold cold;
+    char tried[SNAP_ID_CHARS + 1];   /* the snapshot that failed already */
+    struct base_error why;           /* and why */
+};
+
+/* ---- restore ---- */
+
+/* A snapshot failed: set aside what is at fault, say so once, and go on without it. */
+static void start_blame(struct start *s, const char *id, const char *path, const struct stat *st)
+{
+    snprintf(s->tried, sizeof(s->tried), "%s", id);
+    if (s->why.code == ERR_CORRUPT) {
+        snap_store_quarantine(s->store, id, st->st_dev, st->st_ino, s->why.text);
+        return;
+    }
+    if (s->why.code == ERR_NOTFOUND || s->why.code == ERR_INPUT)
+        snap_look_up_forget(s->store, &s->request, id);
+    base_log_warn("snapshot not restored", LOG_STR("id", id), LOG_STR("path", path), LOG_STR("reason", s->why.text));
+}
+
+static void start_take_restored(struct start *s, struct snap_restored *r)
+{
+    struct snap_model *m = &s->out->model;
+    m->gpu = r->gpu;
+    m->tokenizer = r->tokenizer;
+    m->restored = true;
+    m->snapshot_bytes = r->file_bytes;
+    s->out->tokenizer_blob = r->tokenizer_blob;
+    snprintf(m->snapshot_id, sizeof(m->snapshot_id), "%s", r->manifest.id);
+    snprintf(m->model_digest, sizeof(m->model_digest), "%.64s", r->manifest.fingerprint.value[SNAP_FP_MODEL]);
+    base_trace_note(s->options->trace, "start", "restored");
+    base_trace_note(s->options->trace, "snapshot", m->snapshot_id);
+}
+
+/* One snapshot, tried. untold: the indexes that hear of it when it works. */
+static int start_restore(struct start *s, const char *id, unsigned untold)
+{
+    char path[PATH_MAX];
+    const struct snap_restore restore = {.device = s->device, .path = path, .id = id,
+                                         .wanted = &s->request.wanted,
+                                         .limits = &s->options->limits, .kv_bytes_max = s->options->kv_bytes_max,
+                                         .trace = s->options->trace, .progress = s->options->progress};
+    struct snap_restored restored = {.gpu = NULL};
+    struct stat st = {.st_ino = 0}; /* which file is judged, should it be replaced meanwhile */
+    int rc = snap_store_path(s->store, id, path, &s->why);
+    if (rc < 0)
+        return rc;
+    (void)!stat(path, &st);
+    rc = snap_restore_read(&restore, &restored, &s->why);
+    if (rc < 0) {
+        start_blame(s, id, path, &st);
+        return rc;
+    }
+    if (untold)
+        snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, untold);
+    start_take_restored(s, &restored);
+    return 0;
+}
+
+static int start_from_snapshot(struct start *s)
+{
+    struct snap_found found;
+    base_trace_begin(s->options->trace, BASE_TRACE_INDEX);
+    bool any = snap_look_up(s->store, &s->request, &found);
+    base_trace_end(s->options->trace, BASE_TRACE_INDEX);
+    if (any)
+        return start_restore(s, found.id, found.untold);
+    return base_fail(&s->why, ERR_NOTFOUND, "no snapshot in %s answers to '%s'%s%s", s->store->dir, s->request.name,
+                     found.reason[0] ? "; it was quarantined: " : "", found.reason);
+}
+
+/* ---- cold load, and what the next start will restore ---- */
+
+/* The lease: who gets it builds; who does not serves without. */
+static void start_lease(struct start *s)
+{
+    struct base_error err = {0};
+    int rc = s->store ? snap_cold_lease(&s->cold, s->store, &s->request, &s->lease, &err) : ERR_NOTFOUND;
+    if (rc == ERR_AGAIN)
+        base_log_info("snapshot is being built by another worker", LOG_STR("model", s->request.name),
+                      LOG_STR("reason", err.text));
+    else if (rc < 0 && s->store)
+        base_log_warn("snapshot not created", LOG_STR("model", s->request.name), LOG_STR("reason", err.text));
+}
+
+static void start_give_up_building(struct start *s, const struct base_error *why)
+{
+    base_log_warn("snapshot not created", LOG_STR("model", s->request.name), LOG_STR("reason", why->text));
+    snap_lease_release(s->lease);
+    s->lease = NULL;
+}
+
+static void start_build(struct start *s)
+{
+    struct schema_snapshot_record record;
+    struct base_error err = {0};
+    struct snap_model *m = &s->out->model;
+    base_trace_begin(s->options->trace, BASE_TRACE_BUILD);
+    int rc = snap_cold_build(&s->cold, s->store, s->lease, &s->request, s->options->progress, &record, &err);
+    base_trace_end(s->options->trace, BASE_TRACE_BUILD);
+    if (rc < 0) {
+        start_give_up_building(s, &err);
+        return;
+    }
+    m->built = true;
+    m->snapshot_bytes = record.bytes;
+    memcpy(m->snapshot_id, record.id, sizeof(m->snapshot_id));
+    base_trace_note(s->options->trace, "snapshot", record.id);
+}
+
+static void start_take_cold(struct start *s)
+{
+    struct snap_model *m = &s->out->model;
+    size_t n;
+    m->gpu = s->cold.gpu;
+    m->tokenizer = s->cold.tokenizer;
+    s->out->tokenizer_blob = base_buffer_take(&s->cold.blob, &n);
+    s->cold.gpu = NULL;
+    s->cold.tokenizer = NULL;
+    base_trace_note(s->options->trace, "start", "cold");
+}
+
+/* From here on the directory is needed. */
+static int start_from_directory(struct start *s, struct base_error *err)
+{
+    struct base_trace *trace = s->options->trace;
+    char id[SNAP_ID_CHARS + 1] = "";
+    base_trace_begin(trace, BASE_TRACE_COLD_LOAD);
+    int rc = snap_cold_open(&s->cold, s->request.dir, s->request.dtype, err);
+    if (rc < 0)
+        return rc;
+    start_lease(s);
+    if (s->lease) {
+        struct base_error why = {0};
+        if (snap_cold_identify(&s->cold, s->store, &s->request, s->options->progress, id, &why) < 0)
+            start_give_up_building(s, &why);
+        snprintf(s->out->model.model_digest, sizeof(s->out->model.model_digest), "%.64s",
+                 s->request.wanted.value[SNAP_FP_MODEL]);
+    }
+    /* The same model from another directory, or another worker was faster: it is there already. */
+    bool there = s->lease && snap_store_has(s->store, id);
+    if (there && strcmp(id, s->tried) != 0) {
+        base_trace_end(trace, BASE_TRACE_COLD_LOAD);
+        if (start_restore(s, id, SNAP_STORE_ALL) == 0)
+            return 0;
+        there = snap_store_has(s->store, id);
+    }
+    rc = snap_cold_load(&s->cold, s->device, s->options, err);
+    base_trace_end(trace, BASE_TRACE_COLD_LOAD);
+    if (rc < 0)
+        return rc;
+    if (s->lease && !there) /* there: one that could not be set aside, or was not at fault */
+        start_build(s);
+    start_take_cold(s);
+    return 0;
+}
+
+/* ---- all of it ---- */
+
+/* A store that cannot be used is no reason not to serve, as long as there is a directory; a wrong URL is one. */
+static int start_open_store(struct start *s, struct base_error *err)
+{
+    struct base_error why = {0};
+    if (s->options->build == SNAP_BUILD_NEVER)
+        return 0;
+    if (!s->options->store)
+        return base_fail(err, ERR_USAGE, "no store for snapshots is given");
+    int rc = snap_store_open(s->options->store, s->options->redis, &s->store, &why);
+    if (rc == ERR_USAGE || rc == ERR_NOMEM)
+        return base_fail(err, rc, "%s", why.text);
+    if (rc < 0)
+        base_log_warn("store not usable, going on without it", LOG_STR("store", s->options->store),
+                      LOG_STR("reason", why.text));
+    if (rc < 0)
+        s->why = why;
+    return 0;
+}
+
+static int start_no_way(const struct start *s, struct base_error *err)
+{
+    if (s->why.code == 0 || s->why.code == ERR_NOTFOUND)
+        return base_fail(err, ERR_NOTFOUND, "model '%.100s': %.150s%s%.200s", s->options->model, s->request.no_dir,
+                         s->why.code ? ", and " : "", s->why.text);
+    return base_fail(err, s->why.code, "model '%.100s': %.150s, and %.200s", s->options->model, s->request.no_dir,
+                     s->why.text);
+}
+
+static int start_run(struct start *s, struct base_error *err)
+{
+    int rc = snap_request_init(&s->request, gpu_device_info(s->device), s->options, err);
+    if (rc == 0)
+        rc = start_open_store(s, err);
+    if (rc < 0)
+        return rc;
+    memcpy(s->out->model.name, s->request.name, sizeof(s->out->model.name));
+    if (s->store && start_from_snapshot(s) == 0)
+        return 0;
+    if (!s->request.dir)
+        return start_no_way(s, err);
+    return start_from_directory(s, err);
+}
+
+int snap_start(struct gpu_device *device, const struct snap_start_options *options, struct snap_model **out_model,
+               struct base_error *err)
+{
+    struct start s = {.device = device, .options = options, .out = calloc(1, sizeof(struct start_model))};
+    if (!s.out)
+        return base_fail(err, ERR_NOMEM, "start: out of memory");
+    int rc = start_run(&s, err);
+    snap_lease_release(s.lease);
+    snap_cold_done(&s.cold);
+    snap_store_close(s.store);
+    if (rc < 0) {
+        snap_model_close(&s.out->model);
+        return rc;
+    }
+    *out_model = &s.out->model;
+    return 0;
+}
+
+void snap_model_close(struct snap_model *model)
+{
+    if (!model)
+        return;
+    struct start_model *m = (struct start_model *)model;
+    model_tokenizer_close(model->tokenizer);
+    free(m->tokenizer_blob);
+    gpu_model_free(model->gpu);
+    free(m);
+}
