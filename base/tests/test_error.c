@@ -18,6 +18,9 @@ static void test_text_is_one_bounded_line(void **state)
         {"empty", "", ""},
         {"newline and tab", "a\nb\tc\r", "a b c "},
         {"escape sequence", "a\033[2Jb", "a [2Jb"},
+        {"escape sequence of one character", "a\xc2\x9b" "2Jb", "a 2Jb"},
+        {"what some readers end a line at", "a\xc2\x85" "b\xe2\x80\xa8" "c\xe2\x80\xa9" "d", "a b c d"},
+        {"bytes of no character", "a\xff" "b\xe2\x82" "c\xc3", "a?b?c?"},
         {"too long", longest, NULL},
         {"too long, two bytes a character", accents, NULL},
     };
@@ -51,6 +54,19 @@ static void test_fail_in_adds_the_object(void **state)
     base_fail(&err, ERR_CORRUPT, "chunk %d does not match", 3);
     assert_int_equal(base_fail_in(&err, "snapshot %s", "ab12"), ERR_CORRUPT);
     assert_string_equal(err.text, "snapshot ab12: chunk 3 does not match");
+
+    char path[1000];
+    for (size_t i = 0; i + 2 < sizeof(path); i += 2)
+        memcpy(path + i, "\xc3\xa9", 3);
+    base_fail(&err, ERR_INPUT, "line 3 is no JSON");
+    base_fail_in(&err, "x%s", path);
+    const char *cause = "...: line 3 is no JSON"; /* a long name does not push the cause out */
+    assert_string_equal(err.text + strlen(err.text) - strlen(cause), cause);
+    assert_true(base_utf8_valid(err.text, strlen(err.text)) && !strchr(err.text, '?'));
+
+    base_fail(&err, ERR_INPUT, "%s", path);
+    base_fail_in(&err, "line 3");
+    assert_memory_equal(err.text, "line 3: \xc3\xa9", 10);
 }
 
 static void test_fail_errno(void **state)
