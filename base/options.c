@@ -72,7 +72,7 @@ const char *base_options_nearest(const char *word, const char *const *names)
         if (n_name > OPTIONS_NAME_BYTES_MAX)
             continue;
         size_t edits = options_edits(word, n_word, *names, n_name);
-        if (edits < best_edits && edits <= (n_name + 2) / 3) {
+        if (edits < best_edits && edits <= (n_name + 1) / 3) {
             best = *names;
             best_edits = edits;
         }
@@ -478,23 +478,13 @@ static int options_width(FILE *out)
     return width < OPTIONS_WIDTH_MAX ? width : OPTIONS_WIDTH_MAX;
 }
 
-/* Words of text from column on, broken before width, each further line indented by indent. "\n" in text begins a line. */
+/* Words of text from column on, broken before width, each further line indented. */
 static void options_wrap(FILE *out, const char *text, int column, int indent, int width)
 {
     int at = column;
-    for (const char *p = text; *p;) {
-        if (*p == '\n') {
-            fprintf(out, "\n%*s", indent, "");
-            at = indent;
-            p++;
-            continue;
-        }
-        if (*p == ' ') {
-            p++;
-            continue;
-        }
-        int n = (int)strcspn(p, " \n");
-        bool first = at == indent || at == column;
+    bool first = true; /* of its line: no blank before it, and no place where it would fit better */
+    for (const char *p = text + strspn(text, " "); *p; p += strspn(p, " ")) {
+        int n = (int)strcspn(p, " ");
         if (!first && at + 1 + n > width) {
             fprintf(out, "\n%*s", indent, "");
             at = indent;
@@ -502,6 +492,7 @@ static void options_wrap(FILE *out, const char *text, int column, int indent, in
         }
         fprintf(out, "%s%.*s", first ? "" : " ", n, p);
         at += n + (first ? 0 : 1);
+        first = false;
         p += n;
     }
     fputc('\n', out);
@@ -513,6 +504,14 @@ static void options_label(const struct base_option *o, char *out, size_t size)
         snprintf(out, size, "  --%s", o->name);
     else
         snprintf(out, size, "  --%s %s", o->name, options_arg(o));
+}
+
+/* The items of a list stand in lines; in a sentence they are separated by commas. */
+static void options_default_text(const char *text, struct base_buffer *out)
+{
+    base_buffer_string(out, " Default: ");
+    for (const char *p = text; *p; p++)
+        base_buffer_string(out, *p == '\n' ? ", " : (char[]){*p, '\0'});
 }
 
 static void options_help_text(const struct base_option *o, struct base_buffer *out)
@@ -528,7 +527,7 @@ static void options_help_text(const struct base_option *o, struct base_buffer *o
     else if (o->kind == BASE_OPTION_FLAG && o->text && options_bool(o->text, &on) && on)
         base_buffer_printf(out, " Default: on; --%s=off turns it off", o->name);
     else if (o->kind != BASE_OPTION_FLAG && o->text && *o->text)
-        base_buffer_printf(out, " Default: %s", o->text);
+        options_default_text(o->text, out);
 }
 
 static void options_help_row(FILE *out, const char *label, const char *text, int column, int width)
@@ -586,7 +585,9 @@ void base_options_help(const struct base_options_usage *usage, const struct base
     int width = options_width(out), column = options_help_column(table);
     if (column > width / 2)
         column = width / 2;
-    fprintf(out, "Usage: %s %s\n\n", usage->command, usage->synopsis);
+    int indent = fprintf(out, "Usage: %s ", usage->command);
+    options_wrap(out, usage->synopsis, indent, indent < width / 2 ? indent : 4, width);
+    fputc('\n', out);
     options_wrap(out, usage->summary, 0, 0, width);
     for (const struct base_option *head = table; head->name; head++) {
         if (!options_group_is_new(table, head))

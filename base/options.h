@@ -54,7 +54,7 @@ int base_options_parse(const struct base_options_usage *usage, const struct base
 void base_options_done(const struct base_option *table); /* frees lists */
 void base_options_help(const struct base_options_usage *usage, const struct base_option *table, FILE *out);
 
-/* The nearest of names (NULL-terminated) within a third of its length in edits, or NULL. */
+/* The nearest of names (NULL-terminated) within about a third of its length in edits, or NULL. */
 const char *base_options_nearest(const char *word, const char *const *names);
 
 #endif

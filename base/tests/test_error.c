@@ -18,9 +18,21 @@ static void test_text_is_one_bounded_line(void **state)
         {"empty", "", ""},
         {"newline and tab", "a\nb\tc\r", "a b c "},
         {"escape sequence", "a\033[2Jb", "a [2Jb"},
-        {"escape sequence of one character", "a\xc2\x9b" "2Jb", "a 2Jb"},
-        {"what some readers end a line at", "a\xc2\x85" "b\xe2\x80\xa8" "c\xe2\x80\xa9" "d", "a b c d"},
-        {"bytes of no character", "a\xff" "b\xe2\x82" "c\xc3", "a?b?c?"},
+        {"escape sequence of one character",
+         "a\xc2\x9b"
+         "2Jb",
+         "a 2Jb"},
+        {"what some readers end a line at",
+         "a\xc2\x85"
+         "b\xe2\x80\xa8"
+         "c\xe2\x80\xa9"
+         "d",
+         "a b c d"},
+        {"bytes of no character",
+         "a\xff"
+         "b\xe2\x82"
+         "c\xc3",
+         "a?b?c?"},
         {"too long", longest, NULL},
         {"too long, two bytes a character", accents, NULL},
     };
