@@ -56,12 +56,6 @@ static size_t log_value_length(const char *s, bool *out_cut)
     return *out_cut ? base_utf8_complete(s, LOG_VALUE_BYTES_MAX) : n;
 }
 
-/* What would end the line for some reader, or steer a terminal: C0, DEL, C1, and Unicode's line and paragraph separators. */
-static bool log_is_control(uint32_t c)
-{
-    return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x2028 || c == 0x2029;
-}
-
 static void log_escape(struct base_buffer *out, uint32_t c)
 {
     if (c == '\n')
@@ -86,7 +80,7 @@ static void log_text(struct base_buffer *out, const char *text, size_t n, bool q
             i += base_utf8_bad_length(s + i, n - i);
             continue;
         }
-        if (log_is_control(c)) {
+        if (base_utf8_is_control(c)) {
             log_escape(out, c);
         } else {
             if (quoted && (c == '"' || c == '\\'))
@@ -107,7 +101,7 @@ static bool log_needs_quotes(const char *text, size_t n)
             i++;
             continue;
         }
-        if (log_is_control(c) || c == ' ' || c == '"' || c == '=')
+        if (base_utf8_is_control(c) || c == ' ' || c == '"' || c == '=')
             return true;
         i += (size_t)k;
     }

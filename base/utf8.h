@@ -14,6 +14,8 @@ size_t base_utf8_complete(const void *s, size_t n);
 /* Length of the maximal ill-formed subpart at s (Unicode 3.9, "substitution of maximal subparts"): what one U+FFFD
  * stands for. s starts with an invalid or cut sequence; the answer is 1..3. */
 size_t base_utf8_bad_length(const uint8_t *s, size_t n);
+/* What would end the line for some reader, or steer a terminal: C0, DEL, C1, and Unicode's line and paragraph separators. */
+bool base_utf8_is_control(uint32_t code_point);
 size_t base_utf8_encode(uint32_t code_point, uint8_t out[4]);
 
 #endif
