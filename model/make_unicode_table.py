@@ -19,6 +19,7 @@ nfc = normalizers.NFC().normalize_str
 nfd = normalizers.NFD().normalize_str
 single_word = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
 single_word.add_tokens([AddedToken("@@", single_word=True)])
+SINGLE_WORD_ID = single_word.token_to_id("@@")
 
 
 def joins(before, c):
@@ -49,7 +50,7 @@ def changes_under_nfc(c):
 
 def classify(c):
     kind = LETTER if joins("a", c) else NUMBER if joins("1", c) else 0 if joins("!", c) else SPACE
-    if not single_word.encode("@@" + c, add_special_tokens=False).ids:
+    if SINGLE_WORD_ID not in single_word.encode("@@" + c, add_special_tokens=False).ids:
         kind |= WORD
     if changes_under_nfc(c):
         kind |= COMPOSING

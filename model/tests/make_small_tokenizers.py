@@ -56,7 +56,7 @@ def level(**changes):
 
 BYTES = ["<0x%02X>" % b for b in range(256)]
 TEXTS = ["", "abc", "aabc abcc", "the  abc\n\n the", "é e\u0301 \u212b", " aaaaaaaaa", "中文 abc", "a'sthe 'll 12ab", "\0\x7f\u00ad"]
-MARKS = ["<m>", "a<m>b", " <m> ", "a  <m>  b", "<m><m>", "<m> \n\t<m>", "x<m>y <m>. <m>", "é<m>é", "<m>\u0301", "_<m>_",
+MARKS = ["<m>", "a<m>b", " <m> ", "a  <m>  b", "<m><m>", "<m> \n\t<m>", "x<m>y <m>. <m>", "é<m>é", "<m>\u0301", "_<m>_", "<m>a", "a<m>", "zz<m>a<m>zz",
          "a\u3000<m>\u00a0b", "\u200d<m>", "<mm>", "<m <m> m>", "1<m>1", " <m>\u0085"]
 LONGEST = ["<m><mm><m>m><mmm>", "<mm <mmmm>", "<m><", "mm>m>"]
 
