@@ -81,6 +81,8 @@ int cmd_worker(int argc, char **argv)
     if (rc == 0) {
         if (model_options.json)
             base_log_setup(cli_log_level, BASE_LOG_JSON);
+        if (strcmp(worker_options.http, "off") == 0)
+            worker_options.http = NULL;
         worker_options.start.progress = false; /* the log says it */
         worker_options.device = model_options.device;
         worker_options.open = cli_open_options(&model_options);
