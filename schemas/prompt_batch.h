@@ -50,7 +50,7 @@ struct schema_sampling {
 };
 
 struct schema_prompt {
-    struct schema_string id;   /* unique within the batch */
+    struct schema_string id;   /* unique among the prompts without an error; a refused one's "#3" may be another's as well */
     struct schema_string text; /* exactly one of text and tokens is given */
     const int32_t *tokens;     /* [n_tokens] */
     uint32_t n_tokens;

@@ -43,6 +43,8 @@ def main():
         }
         if args.model:
             batch["model"] = args.model
+        while len(producer) >= 10_000:    # the client's own queue ends at 100,000, and then produce() raises
+            producer.poll(0.1)
         producer.produce(args.topic, key=batch["batch_id"], value=msgpack.packb(batch), on_delivery=delivered)
         producer.poll(0)
     left = producer.flush(30)
