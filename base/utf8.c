@@ -84,7 +84,8 @@ size_t base_utf8_bad_length(const uint8_t *s, size_t n)
 
 bool base_utf8_is_control(uint32_t code_point)
 {
-    return code_point < 0x20 || (code_point >= 0x7f && code_point < 0xa0) || code_point == 0x2028 || code_point == 0x2029;
+    return code_point < 0x20 || (code_point >= 0x7f && code_point < 0xa0) || code_point == 0x2028 ||
+           code_point == 0x2029;
 }
 
 size_t base_utf8_encode(uint32_t code_point, uint8_t out[4])

@@ -18,6 +18,15 @@ static void test_text_is_one_bounded_line(void **state)
         {"empty", "", ""},
         {"newline and tab", "a\nb\tc\r", "a b c "},
         {"escape sequence", "a\033[2Jb", "a [2Jb"},
+        {"C1 control and line separator",
+         "a\xc2\x9b"
+         "b\xe2\x80\xa8"
+         "c",
+         "a b c"},
+        {"not UTF-8",
+         "a\xff"
+         "b\xf0\x9f\x98",
+         "a?b?"},
         {"escape sequence of one character",
          "a\xc2\x9b"
          "2Jb",
@@ -81,6 +90,25 @@ static void test_fail_in_adds_the_object(void **state)
     assert_memory_equal(err.text, "line 3: \xc3\xa9", 10);
 }
 
+static void test_a_long_object_leaves_the_cause(void **state)
+{
+    (void)state;
+    char object[1000];
+    memset(object, 'o', sizeof(object) - 1);
+    object[sizeof(object) - 1] = '\0';
+    struct base_error err;
+    base_fail(&err, ERR_CORRUPT, "chunk 3 does not match");
+    assert_int_equal(base_fail_in(&err, "snapshot %s", object), ERR_CORRUPT);
+    assert_int_equal(strlen(err.text), sizeof(err.text) - 1);
+    assert_non_null(strstr(err.text, "ooo...: chunk 3 does not match"));
+
+    /* Two long ones share the room. */
+    base_fail(&err, ERR_INPUT, "%s", object);
+    base_fail_in(&err, "%.1000s", object);
+    assert_non_null(strstr(err.text, "ooo...: ooo"));
+    assert_string_equal(err.text + sizeof(err.text) - 4, "...");
+}
+
 static void test_fail_errno(void **state)
 {
     (void)state;
@@ -139,9 +167,13 @@ static void test_names_and_exit_codes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text_is_one_bounded_line), cmocka_unit_test(test_arguments_may_point_into_the_error),
-        cmocka_unit_test(test_fail_in_adds_the_object),  cmocka_unit_test(test_fail_errno),
-        cmocka_unit_test(test_null_error_is_allowed),    cmocka_unit_test(test_names_and_exit_codes),
+        cmocka_unit_test(test_text_is_one_bounded_line),
+        cmocka_unit_test(test_arguments_may_point_into_the_error),
+        cmocka_unit_test(test_fail_in_adds_the_object),
+        cmocka_unit_test(test_a_long_object_leaves_the_cause),
+        cmocka_unit_test(test_fail_errno),
+        cmocka_unit_test(test_null_error_is_allowed),
+        cmocka_unit_test(test_names_and_exit_codes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -185,7 +185,7 @@ enum { CHILD_CANNOT = 10 };
 /* In a mount namespace of its own: 0 when all held, CHILD_CANNOT without the right to mount. */
 static int child_on_full_file_system(void)
 {
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) < 0)
         return CHILD_CANNOT;
     const char *dir = in_scratch("tmpfs");
     mkdir(dir, 0755);
@@ -200,7 +200,7 @@ static int child_on_full_file_system(void)
         return 2;
     if (test_count_entries(dir) != 1)
         return 3;
-    if (mount(NULL, dir, NULL, MS_REMOUNT | MS_RDONLY, NULL) < 0)
+    if (mount("none", dir, "none", MS_REMOUNT | MS_RDONLY, NULL) < 0)
         return CHILD_CANNOT;
     if (base_file_publish(in_scratch("tmpfs/a"), "new", 3, &err) != ERR_IO || !strstr(err.text, "Read-only"))
         return 4;
