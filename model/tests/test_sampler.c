@@ -527,6 +527,22 @@ static void test_corners(void **state)
     model_sampler_free(s);
 }
 
+/* Scores that a penalty drives out of a float's range are drawn from all the same. */
+static void test_tiny_penalty(void **state)
+{
+    (void)state;
+    const float logits[3] = {1e10f, 1e10f, 1};
+    const int32_t seen[2] = {0, 1};
+    struct model_sampling how = model_sampling_default;
+    how.temperature = 1;
+    how.repetition_penalty = 1e-38f;
+    struct model_sampler *s;
+    assert_int_equal(model_sampler_new(3, &s, NULL), 0);
+    assert_int_equal(drawn(s, &how, logits, seen, 2, 0.25), 0);
+    assert_int_equal(drawn(s, &how, logits, seen, 2, 0.75), 1);
+    model_sampler_free(s);
+}
+
 /* All of a flat vocabulary: every stage of the ranking, and the very last token. */
 static void test_flat(void **state)
 {
@@ -541,6 +557,9 @@ static void test_flat(void **state)
     assert_int_equal(drawn(s, &how, logits, NULL, 0, 0), 0);
     assert_int_equal(drawn(s, &how, logits, NULL, 0, 0.5), V / 2);
     assert_int_equal(drawn(s, &how, logits, NULL, 0, 1 - 0x1p-53), V - 1);
+    how.top_p = 0.5f; /* half of them reach it: the next one is not needed any more, as in transformers */
+    assert_int_equal(drawn(s, &how, logits, NULL, 0, 1 - 0x1p-53), V / 2 - 1);
+    how.top_p = 1;
     for (uint32_t i = 0; i < V; i++)
         logits[i] = -(float)i * 0x1p-20f; /* all different, nearly flat */
     assert_int_equal(drawn(s, &how, logits, NULL, 0, 1 - 0x1p-53), V - 1);
@@ -629,6 +648,7 @@ int main(void)
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_top_logprobs),
         cmocka_unit_test(test_corners),
+        cmocka_unit_test(test_tiny_penalty),
         cmocka_unit_test(test_flat),
         cmocka_unit_test(test_bad_logits),
         cmocka_unit_test(test_settings_check),

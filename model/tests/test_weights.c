@@ -232,6 +232,7 @@ static void test_find(void **state)
         "\"gpt_neox.embed_in.weight\":{\"dtype\":\"F16\",\"shape\":[3,1],\"data_offsets\":[4,10]},"
         "\"lm_head.weight\":{\"dtype\":\"BF16\",\"shape\":[1],\"data_offsets\":[10,12]},"
         "\"empty\":{\"dtype\":\"F32\",\"shape\":[4,0],\"data_offsets\":[10,10]},"
+        "\"nothing\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[10,10]}," /* by name behind lm_head, by data before it */
         "\"five\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1],\"data_offsets\":[12,16]},"
         "\"packed\":{\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[16,18],\"more\":null},"
         "\"scalar\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[18,22]}}   ",
@@ -259,6 +260,7 @@ static void test_find(void **state)
     assert_int_equal(model_weights_read_raw(w, t, 0, 1, bytes, NULL), 0);
     assert_memory_equal(bytes, ((uint8_t[]){18, 19, 20, 21}), 4);
     assert_non_null(model_weights_find(w, "empty"));
+    assert_non_null(model_weights_find(w, "nothing"));
     static const char *const absent[] = {"layers.0.attention.bias", "five", "packed", "__metadata__", "", "gpt_neox."};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         assert_null(model_weights_find(w, absent[i]));

@@ -270,12 +270,37 @@ static void test_single_keeps_unknown_keys(void **state)
     free(want);
 }
 
+/* A caller that decodes under a larger limit can cut up what it got. */
+static void test_single_of_a_large_record(void **state)
+{
+    (void)state;
+    enum { N_LARGE = 9 << 20 };
+    size_t n_head, n_tail;
+    uint8_t *head = vectors_bytes("82 a178 c600900000", &n_head); /* {"x": 9 MiB of binary, "prompts": [{}]} */
+    uint8_t *tail = vectors_bytes("a770726f6d707473 91 80", &n_tail);
+    struct base_buffer record, out;
+    struct base_error err = {0};
+    base_buffer_init(&record, SIZE_MAX);
+    base_buffer_init(&out, SIZE_MAX);
+    base_buffer_append(&record, head, n_head);
+    base_buffer_zeros(&record, N_LARGE);
+    base_buffer_append(&record, tail, n_tail);
+    if (schema_prompt_batch_single(record.data, record.n, 0, &out, &err) != 0)
+        fail_msg("%s", err.text);
+    check_bytes("single", out.data, out.n, record.data, record.n);
+    base_buffer_done(&record);
+    base_buffer_done(&out);
+    free(head);
+    free(tail);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),          cmocka_unit_test(test_encode_by_hand),
         cmocka_unit_test(test_encode_failures), cmocka_unit_test(test_limits_given),
         cmocka_unit_test(test_single),          cmocka_unit_test(test_single_keeps_unknown_keys),
+        cmocka_unit_test(test_single_of_a_large_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
