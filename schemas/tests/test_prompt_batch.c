@@ -297,9 +297,12 @@ static void test_single_of_a_large_record(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),          cmocka_unit_test(test_encode_by_hand),
-        cmocka_unit_test(test_encode_failures), cmocka_unit_test(test_limits_given),
-        cmocka_unit_test(test_single),          cmocka_unit_test(test_single_keeps_unknown_keys),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_encode_by_hand),
+        cmocka_unit_test(test_encode_failures),
+        cmocka_unit_test(test_limits_given),
+        cmocka_unit_test(test_single),
+        cmocka_unit_test(test_single_keeps_unknown_keys),
         cmocka_unit_test(test_single_of_a_large_record),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
