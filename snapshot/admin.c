@@ -27,8 +27,10 @@ static int record_of_file(const char *path, const char *file_name, struct schema
 {
     struct snap_file *f = NULL;
     int rc = snap_file_open(path, &f, err);
-    if (rc < 0)
+    if (rc < 0) {
+        base_fail_in(err, "snapshot %s", path);
         return rc;
+    }
     snap_file_record(f, file_name, out);
     snap_file_close(f);
     return 0;
@@ -378,16 +380,21 @@ int snap_admin_verify(struct snap_store *store, const char *which, struct gpu_de
     char path[PATH_MAX];
     uint64_t bytes = 0;
     int rc = snap_store_resolve(store, which, &record, path, err);
-    if (rc == 0)
-        rc = snap_file_open(path, &f, err);
+    if (rc < 0)
+        return rc;
+    rc = snap_file_open(path, &f, err);
     if (rc == 0)
         rc = verify_chunks(f, progress, &bytes, err);
     if (rc == 0 && device)
         rc = verify_on_device(f, device, progress, err);
     snap_file_close(f);
-    if (rc == 0 && out_bytes)
+    if (rc < 0) {
+        base_fail_in(err, "snapshot %s", path);
+        return rc;
+    }
+    if (out_bytes)
         *out_bytes = bytes;
-    return rc;
+    return 0;
 }
 
 /* ---- remove ---- */

@@ -205,10 +205,13 @@ int snap_admin_show(struct snap_store *store, const char *which, struct base_jso
     struct shown s = {.file = NULL};
     char path[PATH_MAX];
     int rc = snap_store_resolve(store, which, &s.record, path, err);
-    if (rc == 0)
-        rc = snap_file_open(path, &s.file, err);
+    if (rc < 0)
+        return rc;
+    rc = snap_file_open(path, &s.file, err);
     if (rc == 0)
         rc = shown_read(&s, err);
+    if (rc < 0)
+        base_fail_in(err, "snapshot %s", path);
     if (rc == 0 && json)
         show_json(&s, json);
     if (rc == 0 && text) {

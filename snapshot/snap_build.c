@@ -240,8 +240,10 @@ int snap_build_write(struct snap_build *build, struct schema_snapshot_record *ou
         rc = write_and_publish(build, &job, digest, err);
     for (int i = 0; i < SNAP_SECTION_N; i++)
         base_buffer_done(&sections[i]);
-    if (rc < 0)
-        return base_fail_in(err, "build snapshot of %s", build->manifest.name);
+    if (rc < 0) {
+        base_fail_in(err, "build snapshot of %s", build->manifest.name);
+        return rc;
+    }
     build_record(build, &job, digest, out_record);
     base_log_info("snapshot created", LOG_STR("id", build->manifest.id), LOG_STR("model", build->manifest.name),
                   LOG_STR("path", path), LOG_INT("bytes", job.layout.file_bytes),

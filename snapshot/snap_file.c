@@ -18,11 +18,11 @@ uint64_t snap_chunk_hash(const void *bytes, size_t n)
 }
 
 /* EIO is the medium's word that these bytes are gone: as corrupt as a flipped bit. */
-static int read_failed(const struct snap_file *f, uint64_t offset, struct base_error *err)
+static int read_failed(uint64_t offset, struct base_error *err)
 {
     if (errno == EIO)
-        return base_fail(err, ERR_CORRUPT, "read %s at %" PRIu64 ": %s", f->path, offset, strerror(EIO));
-    return base_fail_errno(err, "read %s at %" PRIu64, f->path, offset);
+        return base_fail(err, ERR_CORRUPT, "read at %" PRIu64 ": %s", offset, strerror(EIO));
+    return base_fail_errno(err, "read at %" PRIu64, offset);
 }
 
 /* -1 with errno, or the bytes that were there. */
@@ -46,9 +46,9 @@ static int read_buffered(const struct snap_file *f, uint8_t *to, size_t n, uint6
 {
     ssize_t got = read_some(f->fd, to, n, offset);
     if (got < 0)
-        return read_failed(f, offset, err);
+        return read_failed(offset, err);
     if ((size_t)got < n)
-        return base_fail(err, ERR_CORRUPT, "%s ends at %" PRIu64 ", inside what its header promises", f->path,
+        return base_fail(err, ERR_CORRUPT, "the file ends at %" PRIu64 ", inside what its header promises",
                          offset + (uint64_t)got);
     return 0;
 }
@@ -86,9 +86,8 @@ int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct b
     if (rc < 0)
         return rc;
     if (snap_chunk_hash(to, c.bytes) != f->hashes[chunk])
-        return base_fail(err, ERR_CORRUPT, "%s: section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
-                         ", %u bytes) does not match its checksum", f->path, snap_section_name(c.kind), c.at, c.offset,
-                         c.bytes);
+        return base_fail(err, ERR_CORRUPT, "section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
+                         ", %u bytes) does not match its checksum", snap_section_name(c.kind), c.at, c.offset, c.bytes);
     return 0;
 }
 
@@ -97,8 +96,8 @@ int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uin
     const struct snap_section *s = &f->layout.sections[kind];
     uint8_t *bytes = aligned_alloc(SNAP_PAGE_BYTES, s->stored_bytes);
     if (!bytes)
-        return base_fail(err, ERR_NOMEM, "%s: section %s of %" PRIu64 " bytes: out of memory", f->path,
-                         snap_section_name(kind), s->bytes);
+        return base_fail(err, ERR_NOMEM, "section %s of %" PRIu64 " bytes: out of memory", snap_section_name(kind),
+                         s->bytes);
     for (uint32_t i = 0; i < s->n_chunks; i++) {
         int rc = snap_file_read_chunk(f, s->first_chunk + i, bytes + (uint64_t)i * SNAP_CHUNK_BYTES, err);
         if (rc < 0) {
@@ -120,12 +119,12 @@ static int open_fd(struct snap_file *f, uint64_t *out_bytes, struct base_error *
     if (f->fd < 0 || fstat(f->fd, &st) < 0)
         return base_fail_errno(err, "open %s", f->path);
     if (!S_ISREG(st.st_mode))
-        return base_fail(err, ERR_CORRUPT, "open %s: not a regular file", f->path);
+        return base_fail(err, ERR_CORRUPT, "not a regular file");
     f->device = st.st_dev;
     f->inode = st.st_ino;
     *out_bytes = (uint64_t)st.st_size;
     if (*out_bytes < SNAP_HEADER_BYTES)
-        return base_fail(err, ERR_CORRUPT, "%s has %" PRIu64 " bytes: shorter than a header", f->path, *out_bytes);
+        return base_fail(err, ERR_CORRUPT, "%" PRIu64 " bytes: shorter than a header", *out_bytes);
     return 0;
 }
 
@@ -189,10 +188,8 @@ int snap_file_open(const char *path, struct snap_file **out_file, struct base_er
     rc = open_front(f, bytes, err);
     if (rc == 0)
         rc = open_manifest(f, err);
-    if (rc < 0) {
-        base_fail_in(err, "snapshot %s", path);
+    if (rc < 0)
         goto fail;
-    }
     open_fast_ways(f);
     *out_file = f;
     return 0;

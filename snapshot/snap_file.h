@@ -8,7 +8,7 @@
  * (2) snap_file_read_chunk succeeds only when the chunk matches its own.
  *
  * ERR_CORRUPT always means that the file itself is at fault (an I/O error of the medium included); any other code that the
- * file may be fine. */
+ * file may be fine. Messages do not name the file: who asked for it does. */
 #ifndef ROUSE_SNAPSHOT_SNAP_FILE_H
 #define ROUSE_SNAPSHOT_SNAP_FILE_H
 

@@ -69,7 +69,9 @@ static int proof_run(struct gpu_model *model, const struct snap_proof *p, uint32
         if (rc == 0 && i + 1 < n)
             rc = proof_feed(model, &tokens[i], 1, p->n_prompt + i, &logits, err);
     }
-    return rc < 0 ? base_fail_in(err, "proof") : 0;
+    if (rc < 0)
+        base_fail_in(err, "proof");
+    return rc;
 }
 
 int snap_proof_make(struct gpu_model *model, struct snap_proof *out_proof, struct base_error *err)

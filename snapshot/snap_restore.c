@@ -252,8 +252,6 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
     snprintf(name, sizeof(name), "%s.snap", f->manifest.id);
     snap_file_record(f, name, &done.record);
     rc = restore_phases(restore, f, &parts, &done, err);
-    if (rc < 0)
-        base_fail_in(err, "snapshot %s", restore->path);
     snap_file_close(f);
     snap_plan_done(&parts.plan);
     if (rc < 0) {

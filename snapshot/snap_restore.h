@@ -7,7 +7,8 @@
  * ERR_CORRUPT    the file is at fault: set it aside
  * ERR_NOTFOUND   it is not there (any more)
  * ERR_INPUT      a sound file, but for something else than was wanted
- * anything else  the circumstances: memory, device, permissions */
+ * anything else  the circumstances: memory, device, permissions
+ * Messages do not name the file. */
 #ifndef ROUSE_SNAPSHOT_SNAP_RESTORE_H
 #define ROUSE_SNAPSHOT_SNAP_RESTORE_H
 

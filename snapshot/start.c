@@ -209,8 +209,8 @@ static int start_no_way(const struct start *s, struct base_error *err)
     if (s->why.code == 0 || s->why.code == ERR_NOTFOUND)
         return base_fail(err, ERR_NOTFOUND, "model '%.100s': %.150s%s%.200s", s->options->model, s->request.no_dir,
                          s->why.code ? ", and " : "", s->why.text);
-    return base_fail(err, s->why.code, "model '%.100s': %.150s, and %.200s", s->options->model, s->request.no_dir,
-                     s->why.text);
+    return base_fail(err, s->why.code, "model '%.100s': %.100s, and %s%s: %.180s", s->options->model, s->request.no_dir,
+                     s->tried[0] ? "snapshot " : "store", s->tried, s->why.text);
 }
 
 static int start_run(struct start *s, struct base_error *err)
