@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds every */tests/fuzz_*.c with clang's libFuzzer under ASan and UBSan and runs each: run_fuzzers.py [--seconds N]
 
-A fuzzer names the libraries it needs in a line "// libs: base schemas"; their sources are compiled with it, instrumented.
+A fuzzer is linked with the folder it lives in and with those below it that the folder needs; all is instrumented.
 Corpora are the folders */tests/corpus/<name>/; what a run finds new stays in build/fuzz.
 """
 import argparse
@@ -14,7 +14,9 @@ import time
 from xml.sax.saxutils import quoteattr
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PACKAGES = {"schemas": ["msgpack-c", "msgpackc", "msgpack"], "model": ["jansson", "libpcre2-8", "libutf8proc", "libcrypto"],
+NEEDS = {"base": ["base"], "schemas": ["base", "schemas"], "model": ["base", "model"],
+         "snapshot": ["base", "schemas", "model", "gpu", "snapshot"]}
+PACKAGES = {"schemas": ["msgpack-c", "msgpackc", "msgpack"], "model": ["jansson", "libutf8proc", "libcrypto"],
             "snapshot": ["hiredis", "libxxhash", "libcrypto"]}
 
 
@@ -27,9 +29,7 @@ def pkg_config(names):
 
 
 def build(source, out):
-    text = open(source).read()
-    libs = re.search(r"libs:\s*([a-z ]+)", text)
-    libs = libs.group(1).split() if libs else ["base"]
+    libs = NEEDS[os.path.relpath(source, ROOT).split(os.sep)[0]]
     sources, flags = [source], []
     for lib in libs:
         sources += sorted(f for f in glob.glob(f"{ROOT}/{lib}/**/*.c", recursive=True) if "/tests/" not in f)

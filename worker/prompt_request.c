@@ -33,8 +33,8 @@ static void sampling_make(const struct schema_sampling *from, struct engine_requ
     if (from->has & SCHEMA_HAS_REPETITION_PENALTY)
         to->repetition_penalty = (float)from->repetition_penalty;
     to->seed = from->has & SCHEMA_HAS_SEED ? from->seed : random_seed();
-    r->logprobs = from->has & SCHEMA_HAS_LOGPROBS;
-    to->n_logprobs = r->logprobs ? from->logprobs : 0;
+    to->n_logprobs = from->has & SCHEMA_HAS_LOGPROBS ? from->logprobs : 0;
+    r->logprobs = to->n_logprobs > 0;
     r->priority = from->has & SCHEMA_HAS_PRIORITY ? from->priority : 0;
     r->ignore_eos = (from->has & SCHEMA_HAS_IGNORE_EOS) && from->ignore_eos;
 }

@@ -9,7 +9,7 @@ import pytest
 from conftest import ORACLE, generate, rouse
 
 PROMPTS = [{"id": "greedy", "text": "In the beginning", "max_tokens": 24, "logprobs": 3},
-           {"id": "drawn", "text": "And God said", "max_tokens": 24, "temperature": 0.9, "seed": 7, "logprobs": 0},
+           {"id": "drawn", "text": "And God said", "max_tokens": 24, "temperature": 0.9, "seed": 7, "logprobs": 1},
            {"id": "ids", "tokens": [40, 41, 42], "max_tokens": 8, "ignore_eos": True}]
 
 
@@ -75,7 +75,7 @@ def test_flipped_bit_is_refused_and_rebuilt(tmp_path, where):
     size = os.path.getsize(path)
     if where == "middle":  # a byte of the weights
         shown = json.loads(rouse("snapshot", "show", path, "--store", store, "--json").stdout)
-        weights = next(s for s in shown["sections"] if s["kind"] == "weights")
+        weights = next(s for s in shown["sections"] if s["name"] == "weights")
         at = weights["offset"] + weights["bytes"] // 2
     else:
         at = where % size
@@ -85,7 +85,7 @@ def test_flipped_bit_is_refused_and_rebuilt(tmp_path, where):
         f.seek(at)
         f.write(bytes([byte ^ 4]))
     done = rouse("snapshot", "verify", path, "--store", store, check=False)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
 
     lines = "".join(json.dumps(p) + "\n" for p in PROMPTS)
     done = rouse("generate", "--model", ORACLE, "--store", store, "--in", "-", "--json", input=lines)
@@ -162,7 +162,7 @@ def test_snapshot_commands(tmp_path):
     (listed,) = [json.loads(line) for line in rouse("snapshot", "ls", "--store", store, "--json").stdout.splitlines()]
     assert listed["id"] == built["id"]
     shown = json.loads(rouse("snapshot", "show", built["id"][:8], "--store", store, "--json").stdout)
-    assert {s["kind"] for s in shown["sections"]} >= {"manifest", "plan", "tokenizer", "proof", "weights"}
+    assert {s["name"] for s in shown["sections"]} >= {"manifest", "plan", "tokenizer", "proof", "weights"}
     assert all(s["offset"] % (2 << 20) == 0 for s in shown["sections"])
     assert json.loads(rouse("snapshot", "verify", "oracle", "--store", store, "--proof", "--json").stdout)["ok"] is True
     rouse("snapshot", "rm", "oracle", "--store", store)
