@@ -1,0 +1,159 @@
+#include "worker/health.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/json_writer.h"
+#include "worker/worker_state.h"
+
+enum { OK_200 = 200, NOT_FOUND_404 = 404, UNAVAILABLE_503 = 503 };
+
+static void gauges(struct worker *w, struct worker_gauges *g)
+{
+    char why[16];
+    struct ledger_counts n;
+    *g = (struct worker_gauges){.version = ROUSE_VERSION, .librdkafka = rd_kafka_version_str(), .trace = w->trace};
+    g->ready = !worker_not_ready(w, why, sizeof why);
+    g->state = worker_phase_name(worker_phase(w));
+    g->queue_jobs = worker_queue_count(&w->to_device);
+    g->engine_waiting = w->engine_waiting;
+    g->engine_running = w->engine_running;
+    g->engine_blocks_used = w->engine_blocks_used;
+    g->engine_blocks = w->engine_blocks;
+    g->engine_steps = w->engine_steps;
+    g->engine_step_ns = w->engine_step_ns;
+    g->http_requests = w->http_requests;
+
+    pthread_mutex_lock(&w->lock);
+    ledger_count(w->ledger, &n);
+    g->device = w->device ? w->device->kind : NULL;
+    g->arch = w->device ? w->device->arch : NULL;
+    g->model = w->model ? w->model->name : NULL;
+    g->snapshot = w->model ? w->model->snapshot_id : NULL;
+    g->restored = w->model && w->model->restored;
+    g->brokers_reachable = !w->consumer_link.down && !w->producer_link.down;
+    g->inflight_prompts = w->n_prompts;
+    g->inflight_records = w->n_records;
+    g->inflight_bytes = w->n_bytes;
+    g->lag = w->lag;
+    g->last_completion_ms = w->last_completion_ms;
+    pthread_mutex_unlock(&w->lock);
+    g->partitions_assigned = n.partitions;
+    g->partitions_paused = w->paused ? n.partitions : 0;
+}
+
+static bool is_alive(struct worker *w, char *why, size_t size)
+{
+    uint64_t now = base_clock_mono_ns(), beat = w->poll_beat_ns, step = w->step_began_ns;
+    if (beat && now > beat + WORKER_POLL_SILENCE_S * 1000000000ull) {
+        snprintf(why, size, "the poll loop has not come round for %llu s",
+                 (unsigned long long)((now - beat) / 1000000000));
+        return false;
+    }
+    if (step && now > step + WORKER_STEP_S * 1000000000ull) {
+        snprintf(why, size, "a forward step has taken %llu s so far", (unsigned long long)((now - step) / 1000000000));
+        return false;
+    }
+    return true;
+}
+
+static void json_model(struct worker *w, struct base_json *j)
+{
+    pthread_mutex_lock(&w->lock);
+    const struct snap_model *m = w->model;
+    const struct gpu_info *d = w->device;
+    base_json_key(j, "device");
+    base_json_object_begin(j);
+    base_json_kv_string(j, "kind", d ? d->kind : NULL);
+    base_json_kv_string(j, "name", d ? d->name : NULL);
+    base_json_kv_string(j, "arch", d ? d->arch : NULL);
+    base_json_kv_uint(j, "memory_bytes", d ? d->memory_bytes : 0);
+    base_json_object_end(j);
+    base_json_kv_string(j, "model", m ? m->name : NULL);
+    base_json_kv_string(j, "model_version", m ? m->version : NULL);
+    base_json_kv_string(j, "snapshot", m ? m->snapshot_id : NULL);
+    base_json_kv_bool(j, "restored", m && m->restored);
+    base_json_kv_uint(j, "snapshot_bytes", m ? m->snapshot_bytes : 0);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void json_kafka(struct worker *w, const struct worker_gauges *g, struct base_json *j)
+{
+    base_json_key(j, "kafka");
+    base_json_object_begin(j);
+    base_json_kv_string(j, "group", w->options.group);
+    base_json_kv_bool(j, "reachable", g->brokers_reachable);
+    base_json_kv_uint(j, "partitions", g->partitions_assigned);
+    base_json_kv_uint(j, "paused", g->partitions_paused);
+    base_json_key(j, "lag");
+    if (g->lag < 0)
+        base_json_null(j);
+    else
+        base_json_int(j, g->lag);
+    base_json_object_end(j);
+}
+
+static unsigned healthz(struct worker *w, struct base_buffer *body)
+{
+    struct worker_gauges g;
+    struct base_json j;
+    char not_ready[768] = "", not_alive[96] = "";
+    gauges(w, &g);
+    bool ready = !worker_not_ready(w, not_ready, sizeof not_ready);
+    bool alive = is_alive(w, not_alive, sizeof not_alive);
+    base_json_init(&j, body);
+    base_json_object_begin(&j);
+    base_json_kv_string(&j, "state", g.state);
+    base_json_kv_bool(&j, "ready", ready);
+    base_json_kv_string(&j, "not_ready", ready ? NULL : not_ready);
+    base_json_kv_bool(&j, "alive", alive);
+    base_json_kv_string(&j, "not_alive", alive ? NULL : not_alive);
+    base_json_kv_string(&j, "version", g.version);
+    base_json_kv_string(&j, "worker", w->id);
+    json_model(w, &j);
+    json_kafka(w, &g, &j);
+    base_json_kv_uint(&j, "inflight_prompts", g.inflight_prompts);
+    base_json_kv_uint(&j, "inflight_records", g.inflight_records);
+    base_json_key(&j, "last_completion_age_s");
+    if (g.last_completion_ms)
+        base_json_fixed(&j, (uint64_t)(base_clock_unix_ms() - g.last_completion_ms), 3);
+    else
+        base_json_null(&j);
+    base_json_key(&j, "cold_start");
+    base_trace_json(w->trace, &j);
+    base_json_object_end(&j);
+    base_buffer_string(body, "\n");
+    return OK_200;
+}
+
+static unsigned verdict(bool good, const char *why, struct base_buffer *body)
+{
+    base_buffer_printf(body, "%s\n", good ? "ok" : why);
+    return good ? OK_200 : UNAVAILABLE_503;
+}
+
+unsigned worker_health_answer(void *context, const char *path, struct base_buffer *body, const char **out_content_type)
+{
+    struct worker *w = context;
+    char why[768] = "";
+    w->http_requests++;
+    if (strcmp(path, "/startupz") == 0)
+        return verdict(w->model_ready, "the model is not restored yet", body);
+    if (strcmp(path, "/livez") == 0)
+        return verdict(is_alive(w, why, sizeof why), why, body);
+    if (strcmp(path, "/readyz") == 0)
+        return verdict(!worker_not_ready(w, why, sizeof why), why, body);
+    if (strcmp(path, "/healthz") == 0) {
+        *out_content_type = "application/json";
+        return healthz(w, body);
+    }
+    if (strcmp(path, "/metrics") == 0) {
+        struct worker_gauges g;
+        *out_content_type = "text/plain; version=0.0.4; charset=utf-8";
+        gauges(w, &g);
+        metrics_render(&w->metrics, &g, body);
+        return OK_200;
+    }
+    return NOT_FOUND_404;
+}

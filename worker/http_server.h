@@ -1,0 +1,23 @@
+/* http_server - a small read-only HTTP port: GET and HEAD, one handler, bounded in every direction.
+ *
+ * libmicrohttpd's own thread serves it: at most 32 connections, 10 s of silence, 16 KiB for a request. */
+#ifndef ROUSE_WORKER_HTTP_SERVER_H
+#define ROUSE_WORKER_HTTP_SERVER_H
+
+#include <stdint.h>
+
+#include "base/buffer.h"
+#include "base/error.h"
+
+struct http_server;
+
+/* Writes the body; returns the status, 404 for a path it does not know. Runs on the server's thread. */
+typedef unsigned http_handler(void *context, const char *path, struct base_buffer *body, const char **out_content_type);
+
+/* address: "ADDR:PORT", "[ADDR]:PORT" or ":PORT"; port 0 takes a free one. ERR_USAGE: not an address; ERR_IO: cannot be had. */
+int http_server_open(const char *address, http_handler *handler, void *context, struct http_server **out_server,
+                     struct base_error *err);
+uint16_t http_server_port(const struct http_server *s);
+void http_server_close(struct http_server *s);
+
+#endif
