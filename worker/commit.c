@@ -1,0 +1,386 @@
+/* commit - the commit thread: publishes what is finished, in transactions, until it is told to end.
+ *
+ *   wait -> group metadata -> collect -> begin -> completions, dead letters -> offsets -> commit -> settle
+ *
+ * The metadata is taken before the batch is collected: if the group changes in between, the broker refuses the offsets, and
+ * the batch is collected again from what is still ours. A failed transaction changes nothing: its jobs wait in the ledger.
+ * When nobody can say how a commit ended, the group's committed offsets are asked, once the successor of the producer has
+ * fenced the old one off. */
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "worker/kafka_config.h"
+#include "worker/kafka_producer.h"
+#include "worker/publish.h"
+#include "worker/wait.h"
+#include "worker/worker_state.h"
+
+#define BATCH_PROMPTS  512  /* about; more of them go into the next transaction */
+#define IDLE_COMMIT_MS 1000 /* positions of drained partitions that moved without a record */
+#define LOOK_UP_MS     50
+#define BACKOFF_MS     20
+#define BACKOFF_MAX_MS 5000
+#define COMMITTED_MS   2000 /* for the group's offsets, after a commit that nobody answered */
+
+struct committer {
+    struct worker *w;
+    struct kafka_config config;
+    struct kafka_producer *producer;
+    struct worker_identity identity;
+    struct publisher publisher;
+    uint64_t published_at_ns; /* the last transaction's end */
+    uint32_t n_failures;      /* in a row */
+};
+
+/* Waiting */
+
+static void pause_after_failure(struct committer *c)
+{
+    uint64_t until =
+        base_clock_mono_ns() +
+        base_clock_backoff_ms(c->n_failures < 16 ? c->n_failures : 16, BACKOFF_MS, BACKOFF_MAX_MS) * 1000000ull;
+    c->n_failures++;
+    while (!c->w->abandon && base_clock_mono_ns() < until) {
+        pthread_mutex_lock(&c->w->lock);
+        c->w->flush_done = c->w->flush_wanted; /* nothing can be published now: a revoke must not wait for it */
+        pthread_cond_broadcast(&c->w->changed);
+        struct timespec look_up = worker_deadline(LOOK_UP_MS);
+        pthread_cond_timedwait(&c->w->changed, &c->w->lock, &look_up);
+        bool quit = c->w->commit_quit;
+        pthread_mutex_unlock(&c->w->lock);
+        if (quit)
+            return;
+    }
+}
+
+static uint64_t after_ms(uint64_t ns, uint64_t ms)
+{
+    return ns + ms * 1000000;
+}
+
+/* lock held. How long until something is to be done, 0: now. */
+static uint32_t due_in_ms(const struct committer *c, const struct ledger_counts *n)
+{
+    const struct worker *w = c->w;
+    uint64_t now = base_clock_mono_ns(), at = UINT64_MAX;
+    bool hurry = w->flush_wanted > w->flush_done || w->draining || w->commit_quit;
+    if (n->ready)
+        at = hurry || n->ready >= BATCH_PROMPTS ? now : after_ms(c->published_at_ns, w->options.commit_ms);
+    else if (n->idle)
+        at = hurry ? now : after_ms(c->published_at_ns, IDLE_COMMIT_MS);
+    if (at <= now)
+        return 0;
+    uint64_t ms = (at - now) / 1000000 + 1;
+    return ms < LOOK_UP_MS ? (uint32_t)ms : LOOK_UP_MS;
+}
+
+enum wake { WAKE_END, WAKE_TOPICS, WAKE_WORK };
+
+static enum wake wait_for_work(struct committer *c)
+{
+    struct worker *w = c->w;
+    bool found = false, end = false, knew_topics = w->topics_known;
+    pthread_mutex_lock(&w->lock);
+    while (!found && !end && !w->abandon && knew_topics == w->topics_known) {
+        struct ledger_counts n;
+        ledger_count(w->ledger, &n);
+        bool any = n.ready || n.idle;
+        if ((!any || !w->topics_known) && w->flush_done < w->flush_wanted) {
+            w->flush_done = w->flush_wanted;
+            pthread_cond_broadcast(&w->changed);
+        }
+        uint32_t wait_ms = due_in_ms(c, &n);
+        found = any && wait_ms == 0 && w->topics_known && w->consumer_made;
+        end = w->commit_quit && !found;
+        if (found || end)
+            break;
+        struct timespec until = worker_deadline(wait_ms ? wait_ms : LOOK_UP_MS);
+        pthread_cond_timedwait(&w->changed, &w->lock, &until);
+        if (wait_ms == LOOK_UP_MS) { /* now and then, without the lock: the client's own callbacks */
+            pthread_mutex_unlock(&w->lock);
+            kafka_producer_serve(c->producer);
+            pthread_mutex_lock(&w->lock);
+        }
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (end || w->abandon)
+        return WAKE_END;
+    return found ? WAKE_WORK : WAKE_TOPICS;
+}
+
+/* The producer */
+
+/* 0, or ERR_STOPPED: waits as long as it takes. */
+static int wait_for_producer(struct committer *c)
+{
+    struct worker *w = c->w;
+    struct base_error err = {0};
+    int rc = kafka_producer_ready(c->producer, &err);
+    while (rc == ERR_AGAIN && !w->abandon) {
+        worker_link_set(w, &w->producer_link, "producer", err.text);
+        pause_after_failure(c);
+        pthread_mutex_lock(&w->lock);
+        bool quit = w->commit_quit;
+        pthread_mutex_unlock(&w->lock);
+        if (quit)
+            return ERR_STOPPED;
+        rc = kafka_producer_ready(c->producer, &err);
+    }
+    if (rc < 0 && rc != ERR_STOPPED && rc != ERR_AGAIN)
+        worker_fail(w, &err);
+    if (rc < 0)
+        return ERR_STOPPED;
+    worker_link_set(w, &w->producer_link, "producer", NULL);
+    if (w->topics_known) {
+        const char *const topics[KAFKA_PRODUCER_TOPICS] = {w->options.topic_out, w->options.topic_dlq};
+        kafka_producer_learn(c->producer, topics);
+    }
+    return 0;
+}
+
+static int send_record(void *context, const struct publish_record *record, struct base_error *err)
+{
+    struct committer *c = context;
+    const struct worker_options *o = &c->w->options;
+    return kafka_producer_send(c->producer, record->is_dead_letter ? o->topic_dlq : o->topic_out, record, err);
+}
+
+/* One transaction */
+
+/* What cannot even be written down becomes a dead letter as a whole; if that fails as well, there is a bug. */
+static void job_failed(struct committer *c, struct worker_job *job, const struct base_error *why)
+{
+    if (why->code == ERR_AGAIN || why->code == ERR_NOMEM)
+        return;
+    if (job->code == SCHEMA_INTERNAL) {
+        worker_fail(c->w, why);
+        return;
+    }
+    base_log_error("record cannot be published", LOG_INT("partition", job->partition), LOG_INT("offset", job->offset),
+                   LOG_STR("reason", why->text));
+    job->code = SCHEMA_INTERNAL;
+    job->stage = SCHEMA_STAGE_PUBLISH;
+    snprintf(job->why, sizeof job->why, "%s", why->text);
+}
+
+static int send_all(struct committer *c, struct base_error *err)
+{
+    const struct ledger_batch *b = &c->w->batch;
+    for (uint32_t i = 0; i < b->n_items; i++) {
+        int rc = publish_job(&c->publisher, b->items[i], err);
+        if (rc < 0) {
+            job_failed(c, b->items[i], err);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static rd_kafka_topic_partition_list_t *offsets_of(const struct committer *c)
+{
+    const struct ledger_batch *b = &c->w->batch;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)b->n_spans);
+    for (uint32_t i = 0; i < b->n_spans; i++)
+        rd_kafka_topic_partition_list_add(list, c->w->options.topic_in, b->spans[i].partition)->offset =
+            b->spans[i].next;
+    return list;
+}
+
+static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_t *group, bool *out_unknown,
+                    struct base_error *err)
+{
+    int rc = kafka_producer_begin(c->producer, err);
+    if (rc < 0)
+        return rc;
+    rc = send_all(c, err);
+    if (rc < 0) {
+        kafka_producer_abort(c->producer);
+        return rc;
+    }
+    rd_kafka_topic_partition_list_t *offsets = offsets_of(c);
+    rc = kafka_producer_commit(c->producer, offsets, group, out_unknown, err);
+    rd_kafka_topic_partition_list_destroy(offsets);
+    return rc;
+}
+
+/* After a commit without an answer */
+
+static bool find_witness(struct committer *c, struct ledger_span *out_span)
+{
+    bool found = false;
+    pthread_mutex_lock(&c->w->lock);
+    for (uint32_t i = 0; !found && i < c->w->batch.n_spans; i++) {
+        *out_span = c->w->batch.spans[i];
+        found = out_span->n_items && ledger_is_current(c->w->ledger, out_span->partition, out_span->epoch);
+    }
+    pthread_mutex_unlock(&c->w->lock);
+    return found;
+}
+
+static int ask_committed(struct committer *c, int32_t partition, int64_t *out_offset, struct base_error *err)
+{
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, c->w->options.topic_in, partition);
+    rd_kafka_resp_err_t res = rd_kafka_committed(c->w->consumer, list, COMMITTED_MS);
+    if (res == RD_KAFKA_RESP_ERR_NO_ERROR)
+        res = list->elems[0].err;
+    *out_offset = list->elems[0].offset;
+    rd_kafka_topic_partition_list_destroy(list);
+    return res ? base_fail(err, ERR_AGAIN, "committed offset of partition %d: %s", partition, rd_kafka_err2str(res))
+               : 0;
+}
+
+/* A partition that is still ours is the witness: nobody else can have moved its offset. None left: it does not matter. */
+static bool was_committed(struct committer *c)
+{
+    struct ledger_span span, again;
+    struct base_error err = {0};
+    while (!c->w->abandon && find_witness(c, &span)) {
+        int64_t offset = -1;
+        int rc = wait_for_producer(c);
+        if (rc < 0)
+            return false;
+        rc = ask_committed(c, span.partition, &offset, &err);
+        if (rc < 0) {
+            base_log_warn("transaction in doubt", LOG_STR("reason", err.text));
+            pause_after_failure(c);
+        } else if (find_witness(c, &again) && again.partition == span.partition && again.epoch == span.epoch) {
+            base_log_warn("transaction resolved", LOG_STR("was", offset >= span.next ? "committed" : "aborted"),
+                          LOG_INT("partition", span.partition), LOG_INT("committed", offset),
+                          LOG_INT("wanted", span.next));
+            return offset >= span.next;
+        }
+    }
+    return false;
+}
+
+/* Settling */
+
+static void drop_item(void *context, void *item)
+{
+    worker_jobs_drop_locked(context, item);
+}
+
+static void settle(struct committer *c, bool committed)
+{
+    struct worker *w = c->w;
+    uint64_t n_prompts = 0, total;
+    for (uint32_t i = 0; committed && i < w->batch.n_items; i++) {
+        const struct worker_job *job = w->batch.items[i];
+        publish_count(job, &w->metrics);
+        n_prompts += job->n_prompts;
+    }
+    bool any = w->batch.n_items > 0;
+    pthread_mutex_lock(&w->lock);
+    ledger_settle(w->ledger, &w->batch, committed, drop_item, w);
+    w->publishing = false;
+    if (committed && any)
+        w->last_completion_ms = base_clock_unix_ms();
+    total = w->n_published += n_prompts;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    if (committed && any) {
+        base_trace_mark(w->trace, BASE_TRACE_FIRST_COMMIT);
+        if (w->options.on_committed)
+            w->options.on_committed(w->options.context, total);
+    }
+}
+
+static bool collect(struct committer *c)
+{
+    struct worker *w = c->w;
+    struct base_error err = {0};
+    pthread_mutex_lock(&w->lock);
+    int rc = ledger_collect(w->ledger, BATCH_PROMPTS, &w->batch, &err);
+    w->publishing = rc == 0 && w->batch.n_spans > 0;
+    pthread_mutex_unlock(&w->lock);
+    if (rc < 0)
+        worker_fail(w, &err);
+    return rc == 0 && w->batch.n_spans > 0;
+}
+
+static void log_failure(struct committer *c, const struct base_error *err)
+{
+    metrics_add(&c->w->metrics.transactions_aborted, 1);
+    base_log_warn("transaction failed", LOG_STR("reason", err->text), LOG_INT("records", c->w->batch.n_items),
+                  LOG_INT("in_a_row", c->n_failures + 1));
+}
+
+static void publish_once(struct committer *c)
+{
+    struct worker *w = c->w;
+    struct base_error err = {0};
+    bool unknown = false;
+    rd_kafka_consumer_group_metadata_t *group = rd_kafka_consumer_group_metadata(w->consumer);
+    if (!group || !collect(c)) {
+        if (group)
+            rd_kafka_consumer_group_metadata_destroy(group);
+        else
+            pause_after_failure(c);
+        return;
+    }
+    uint64_t began = base_clock_mono_ns();
+    int rc = transact(c, group, &unknown, &err);
+    rd_kafka_consumer_group_metadata_destroy(group);
+    metrics_observe_us(&w->metrics.commit, (base_clock_mono_ns() - began) / 1000);
+    c->published_at_ns = base_clock_mono_ns();
+    if (rc < 0)
+        log_failure(c, &err);
+    bool committed = rc == 0 || (unknown && was_committed(c));
+    settle(c, committed);
+    metrics_add(&w->metrics.transactions_committed, committed);
+    metrics_add(&w->metrics.producers_replaced,
+                kafka_producer_n_replaced(c->producer) - metrics_get(&w->metrics.producers_replaced));
+    if (committed)
+        c->n_failures = 0;
+    else
+        pause_after_failure(c);
+}
+
+static int begin(struct committer *c, struct base_error *err)
+{
+    struct worker *w = c->w;
+    const struct worker_options *o = &w->options;
+    c->config = (struct kafka_config){
+        .brokers = o->brokers, .client_id = w->id, .transactional_id = w->transactional_id, .properties = &o->kafka};
+    return kafka_producer_new(&c->config, &w->abandon, &c->producer, err);
+}
+
+/* Only once there is something to publish is the model there to speak of. */
+static void introduce(struct committer *c)
+{
+    struct worker *w = c->w;
+    const struct snap_model *m = w->model_ready ? w->model : NULL;
+    c->identity = (struct worker_identity){.model = m ? m->name : "",
+                                           .version = m ? m->version : "",
+                                           .snapshot = m ? m->snapshot_id : "",
+                                           .worker = w->id};
+}
+
+void *worker_commit_main(void *worker)
+{
+    struct committer c = {.w = worker};
+    struct base_error err = {0};
+    if (begin(&c, &err) < 0) {
+        worker_fail(c.w, &err);
+    } else {
+        const struct worker_options *o = &c.w->options;
+        publish_init(&c.publisher, &c.identity, o->topic_in, o->group, kafka_producer_n_bytes_max(c.producer),
+                     send_record, &c);
+        for (enum wake wake = WAKE_TOPICS; wait_for_producer(&c) == 0 && (wake = wait_for_work(&c)) != WAKE_END;) {
+            if (wake != WAKE_WORK)
+                continue; /* the topics are there now: the producer learns them before they are needed */
+            introduce(&c);
+            publish_once(&c);
+        }
+        publish_done(&c.publisher);
+        kafka_producer_free(c.producer);
+    }
+    pthread_mutex_lock(&c.w->lock);
+    c.w->commit_gone = true; /* no revoke waits for us any more */
+    pthread_cond_broadcast(&c.w->changed);
+    pthread_mutex_unlock(&c.w->lock);
+    c.w->commit_ended = true;
+    return NULL;
+}

@@ -1,0 +1,52 @@
+/* publish - what comes of a finished job: completions, and dead letters for what failed.
+ *
+ *   the record as a whole is refused   one dead letter with the original bytes; an `error` completion for each prompt, as
+ *                                      far as the prompts could be read
+ *   a prompt is refused, or failed     a dead letter with that prompt alone (the original bytes if it is the only one), and
+ *                                      an `error` completion
+ *   anything else                      a completion
+ *
+ * Sizes are checked before a record goes out: one that is too large for the broker would fail its whole transaction. */
+#ifndef ROUSE_WORKER_PUBLISH_H
+#define ROUSE_WORKER_PUBLISH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "worker/job.h"
+#include "worker/metrics.h"
+#include "worker/prompt_request.h"
+
+struct publish_record {
+    bool is_dead_letter;
+    const void *key, *value; /* NULL: absent; lent during the call */
+    size_t n_key, n_value;
+    const struct schema_header *headers; /* [n_headers] */
+    uint32_t n_headers;
+    bool *refused; /* to be set when the broker says that this record is too large; lives as long as the job */
+};
+
+/* 0, or an error that ends publish_job. */
+typedef int publish_fn(void *context, const struct publish_record *record, struct base_error *err);
+
+struct publisher {
+    const struct worker_identity *identity;
+    const char *topic, *group; /* where the records came from: for dead letters */
+    size_t n_bytes_max;        /* of one record: key, value and headers */
+    publish_fn *send;
+    void *context;
+    struct base_buffer value, header_text; /* scratch */
+};
+
+void publish_init(struct publisher *p, const struct worker_identity *identity, const char *topic, const char *group,
+                  size_t n_bytes_max, publish_fn *send, void *context);
+void publish_done(struct publisher *p);
+
+int publish_job(struct publisher *p, struct worker_job *job, struct base_error *err);
+
+/* Counts what publish_job sent for a job, once its transaction is committed. */
+void publish_count(const struct worker_job *job, struct worker_metrics *metrics);
+
+#endif

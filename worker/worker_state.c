@@ -1,0 +1,128 @@
+#include "worker/worker_state.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+void worker_fail(struct worker *w, const struct base_error *why)
+{
+    pthread_mutex_lock(&w->lock);
+    bool first = w->failure.code == 0;
+    if (first)
+        w->failure = *why;
+    pthread_mutex_unlock(&w->lock);
+    w->draining = true; /* nothing more is taken, and no position runs ahead of what was */
+    if (first)
+        base_log_error("worker failed", LOG_STR("reason", why->text), LOG_STR("kind", base_error_name(why->code)));
+}
+
+/* Jobs */
+
+void worker_jobs_add_locked(struct worker *w, struct worker_job *job)
+{
+    job->before = NULL;
+    job->next = w->jobs;
+    if (w->jobs)
+        w->jobs->before = job;
+    w->jobs = job;
+    w->n_records++;
+    w->n_prompts += job->weight;
+    w->n_bytes += job->bytes;
+}
+
+void worker_jobs_drop_locked(struct worker *w, struct worker_job *job)
+{
+    if (job->before)
+        job->before->next = job->next;
+    else
+        w->jobs = job->next;
+    if (job->next)
+        job->next->before = job->before;
+    w->n_records--;
+    w->n_prompts -= job->weight;
+    w->n_bytes -= job->bytes;
+    worker_job_free(job);
+}
+
+void worker_job_finished(struct worker *w, struct worker_job *job)
+{
+    pthread_mutex_lock(&w->lock);
+    bool ours = ledger_finish(w->ledger, job->partition, job->epoch, job->offset);
+    if (ours)
+        pthread_cond_broadcast(&w->changed);
+    else
+        worker_jobs_drop_locked(w, job);
+    pthread_mutex_unlock(&w->lock);
+    if (!ours)
+        metrics_add(&w->metrics.records_revoked, 1);
+}
+
+/* Links */
+
+void worker_link_set(struct worker *w, struct worker_link *link, const char *which, const char *why_down)
+{
+    char why[sizeof link->why] = "";
+    uint64_t now = base_clock_mono_ns(), was_down_ns = 0;
+    if (why_down)
+        snprintf(why, sizeof why, "%s", why_down);
+    pthread_mutex_lock(&w->lock);
+    bool changed = link->down != (why_down != NULL);
+    if (changed) {
+        was_down_ns = now - link->since_ns;
+        link->down = why_down != NULL;
+        link->since_ns = now;
+    }
+    memcpy(link->why, why, sizeof why);
+    pthread_mutex_unlock(&w->lock);
+    if (changed && why_down)
+        base_log_warn("brokers away", LOG_STR("link", which), LOG_STR("reason", why));
+    else if (changed)
+        base_log_info("brokers back", LOG_STR("link", which), LOG_INT("away_ms", was_down_ns / 1000000));
+}
+
+/* Phases */
+
+void worker_note_ready(struct worker *w)
+{
+    if (w->model_ready && w->joined)
+        base_trace_mark(w->trace, BASE_TRACE_READY);
+}
+
+enum worker_phase worker_phase(const struct worker *w)
+{
+    if (w->draining)
+        return WORKER_DRAINING;
+    return w->model_ready && w->joined ? WORKER_READY : WORKER_STARTING;
+}
+
+const char *worker_phase_name(enum worker_phase phase)
+{
+    static const char *const names[] = {"starting", "ready", "draining"};
+    return names[phase];
+}
+
+bool worker_not_ready(struct worker *w, char *out, size_t size)
+{
+    bool no = true;
+    pthread_mutex_lock(&w->lock);
+    if (w->draining)
+        snprintf(out, size, "draining");
+    else if (!w->model_ready)
+        snprintf(out, size, "the model is not restored yet");
+    else if (w->consumer_link.down)
+        snprintf(out, size, "brokers away: %s", w->consumer_link.why);
+    else if (w->producer_link.down)
+        snprintf(out, size, "brokers away: %s", w->producer_link.why);
+    else if (w->topics_missing[0])
+        snprintf(out, size, "%.700s", w->topics_missing);
+    else if (!w->joined)
+        snprintf(out, size, "the group is not joined yet");
+    else if (w->halted_why[0])
+        snprintf(out, size, "%s", w->halted_why);
+    else
+        no = false;
+    pthread_mutex_unlock(&w->lock);
+    return no;
+}

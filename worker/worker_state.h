@@ -1,0 +1,113 @@
+/* worker_state - one running worker: what its threads share, and who owns which field.
+ *
+ *   poll    kafka_consumer.c, intake.c   owns the consumer's callbacks, the jobs that are not tokenised yet
+ *   device  generate.c                   owns device, model, engine, and the jobs inside
+ *   commit  commit.c, kafka_producer.c   owns the producer and the batch being published
+ *   watch   kafka_watch.c                asks the brokers what may take a while: topics, lag
+ *   main    worker.c                     starts, watches over and ends the others
+ *   http    health.c                     reads
+ *
+ * `lock` guards the ledger, the list of jobs and everything marked with it; nothing that waits is called while it is held. */
+#ifndef ROUSE_WORKER_WORKER_STATE_H
+#define ROUSE_WORKER_WORKER_STATE_H
+
+#include <librdkafka/rdkafka.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/trace.h"
+#include "snapshot/start.h"
+#include "worker/job.h"
+#include "worker/ledger.h"
+#include "worker/metrics.h"
+#include "worker/prompt_request.h"
+#include "worker/queue.h"
+#include "worker/worker.h"
+
+enum worker_phase { WORKER_STARTING, WORKER_READY, WORKER_DRAINING };
+
+/* Kafka as one thread sees it; logged when it changes. */
+struct worker_link {
+    bool down;
+    uint64_t since_ns;
+    char why[256];
+};
+
+struct worker {
+    struct worker_options options; /* with defaults filled in; what it points to is the caller's */
+    struct base_trace *trace;
+    char id[128]; /* "host:pid": in completions, dead letters, logs */
+    char transactional_id[256];
+    struct worker_metrics metrics;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;                 /* wakes the commit thread, and the revoke callback that waits for it */
+    struct ledger *ledger;                  /* lock */
+    struct worker_job *jobs;                /* lock: all of them */
+    uint64_t n_prompts, n_records, n_bytes; /* lock: in flight; sums over jobs */
+    uint64_t flush_wanted, flush_done;      /* lock: publish what is finished, now; each wish has a number */
+    bool publishing;                        /* lock: a batch is out */
+    bool commit_quit;                       /* lock: the commit thread ends after what is finished now */
+    bool commit_gone;                       /* lock: it has ended: nothing is published any more */
+    const struct snap_model *model;         /* lock to write; set once, by the device thread, when the proof held */
+    const struct gpu_info *device;          /* the same */
+    struct base_error failure;              /* lock: the first one; code 0: none */
+    struct worker_link consumer_link, producer_link; /* lock */
+    char topics_missing[800];                        /* lock: ""; or what to say of them */
+    char halted_why[512];                            /* lock: "": taking; or why not */
+    int64_t lag;                                     /* lock: -1 unknown */
+    uint64_t n_published;                            /* lock: prompts */
+    int64_t last_completion_ms;                      /* lock */
+
+    struct worker_queue to_device;
+    rd_kafka_t *consumer;      /* made by the poll thread, freed by main after all threads have ended */
+    struct ledger_batch batch; /* the commit thread's */
+
+    _Atomic bool consumer_made;     /* consumer may be used by other threads */
+    _Atomic bool topics_known;      /* all three topics exist */
+    _Atomic bool model_ready;       /* model and device are set */
+    _Atomic bool joined;            /* the group has given us an assignment, be it empty */
+    _Atomic bool draining;          /* take nothing more */
+    _Atomic bool leaving;           /* poll thread: leave the group and end */
+    _Atomic bool device_quit;       /* device thread: end */
+    _Atomic bool abandon;           /* everybody: end as soon as you look up */
+    _Atomic bool cancel;            /* device thread: some jobs have gone with their partition */
+    _Atomic bool paused;            /* partitions are paused for want of room */
+    _Atomic uint64_t poll_beat_ns;  /* when the poll loop came round last */
+    _Atomic uint64_t step_began_ns; /* 0: the device thread is not inside a step */
+    _Atomic uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns;
+    _Atomic uint64_t http_requests;
+    _Atomic bool poll_ended, commit_ended, device_ended, watch_ended;
+};
+
+/* Threads. Each ends by itself after worker_fail, and when main says so. */
+void *worker_poll_main(void *worker);
+void *worker_device_main(void *worker);
+void *worker_commit_main(void *worker);
+void *worker_watch_main(void *worker);
+
+/* The first failure holds; the worker stops. Any thread. */
+void worker_fail(struct worker *w, const struct base_error *why);
+
+/* Jobs: in the list from add to drop. lock held by the caller of _locked. */
+void worker_jobs_add_locked(struct worker *w, struct worker_job *job);
+void worker_jobs_drop_locked(struct worker *w, struct worker_job *job); /* frees it */
+void worker_jobs_drop(struct worker *w, struct worker_job *job);
+/* All its prompts are done: to the ledger, or away with it if its partition has gone. */
+void worker_job_finished(struct worker *w, struct worker_job *job);
+
+/* down or up again; logs changes alone. which: for the log, "consumer" or "producer". */
+void worker_link_set(struct worker *w, struct worker_link *link, const char *which, const char *why_down);
+
+/* Marks READY in the trace once both halves are there. */
+void worker_note_ready(struct worker *w);
+/* Ready: the model is restored and proven, and the group was joined. */
+enum worker_phase worker_phase(const struct worker *w);
+const char *worker_phase_name(enum worker_phase phase);
+/* Why readyz says no, into out; false: it says yes. */
+bool worker_not_ready(struct worker *w, char *out, size_t size);
+
+#endif
