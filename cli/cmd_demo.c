@@ -63,7 +63,8 @@ struct demo {
     rd_kafka_mock_cluster_t *mock;
     char brokers[256], model[1024], self[1024], folder[64];
     char topic_in[64], topic_out[64], topic_dlq[64];
-    uint32_t n_sent, n_seen, n_errors;
+    unsigned long long run; /* names topics of this run alone: an earlier run's records are not in the way */
+    uint32_t n_workers, n_sent, n_seen, n_errors;
 };
 
 struct start { /* what a worker says of its start */
@@ -96,6 +97,14 @@ static int find_model(struct demo *d, struct base_error *err)
     return base_fail(err, ERR_NOTFOUND, "models/oracle is neither here nor beside the program; give --model DIR");
 }
 
+static int create_topic(struct demo *d, const char *topic, struct base_error *err)
+{
+    if (!d->mock)
+        return cli_kafka_create_topics(d->producer, &topic, 1, N_PARTITIONS, 30000, err);
+    rd_kafka_mock_topic_create(d->mock, topic, N_PARTITIONS, 1);
+    return 0;
+}
+
 static int open_kafka(struct demo *d, struct base_error *err)
 {
     int rc = 0;
@@ -113,18 +122,12 @@ static int open_kafka(struct demo *d, struct base_error *err)
     }
     if (rc < 0)
         return rc;
-    /* Topics of this run alone, so that an earlier run's records are not in the way. */
-    unsigned long long run = (unsigned long long)base_clock_unix_ms();
-    snprintf(d->topic_in, sizeof d->topic_in, "rouse.demo.%llu.prompts", run);
-    snprintf(d->topic_out, sizeof d->topic_out, "rouse.demo.%llu.completions", run);
-    snprintf(d->topic_dlq, sizeof d->topic_dlq, "rouse.demo.%llu.dead-letters", run);
-    const char *const topics[] = {d->topic_in, d->topic_out, d->topic_dlq};
-    if (d->mock) {
-        for (size_t i = 0; i < 3; i++)
-            rd_kafka_mock_topic_create(d->mock, topics[i], N_PARTITIONS, 1);
-    } else {
-        rc = cli_kafka_create_topics(d->producer, topics, 3, N_PARTITIONS, 30000, err);
-    }
+    d->run = (unsigned long long)base_clock_unix_ms();
+    snprintf(d->topic_out, sizeof d->topic_out, "rouse.demo.%llu.completions", d->run);
+    snprintf(d->topic_dlq, sizeof d->topic_dlq, "rouse.demo.%llu.dead-letters", d->run);
+    rc = create_topic(d, d->topic_out, err);
+    if (rc == 0)
+        rc = create_topic(d, d->topic_dlq, err);
     static const char *const settings[] = {"group.id", "rouse-demo", "isolation.level", "read_committed", NULL};
     if (rc == 0)
         rc = cli_kafka_open(RD_KAFKA_CONSUMER, d->brokers, settings, NULL, NULL, &d->consumer, err);
@@ -191,7 +194,10 @@ static void print_completion(struct demo *d, const struct schema_completion *c)
     } else {
         const char *prompt = prompts[strtoul(c->id.text, NULL, 10) % N_PROMPTS];
         const char *bold = isatty(STDOUT_FILENO) ? "\033[1m" : "", *plain = *bold ? "\033[0m" : "";
-        printf("  %s%s%s%s\n", bold, prompt, plain, c->text.text);
+        printf("  %s%s%s", bold, prompt, plain);
+        for (size_t i = 0; i < c->text.n; i++) /* verses are separated by newlines */
+            c->text.text[i] == '\n' ? fputs("\n    ", stdout) : putchar(c->text.text[i]);
+        putchar('\n');
     }
     fflush(stdout);
 }
@@ -285,7 +291,11 @@ static int run_worker(struct demo *d, uint32_t n, struct start *start, struct ba
     snprintf(log, sizeof log, "%s/worker.log", d->folder);
     snprintf(chart, sizeof chart, "%s/start.txt", d->folder);
     pid_t pid;
-    int rc = send_prompts(d, n, err);
+    /* A topic and so a group for each: in a group that somebody has just left, the mock cluster makes a new member wait. */
+    snprintf(d->topic_in, sizeof d->topic_in, "rouse.demo.%llu.prompts-%u", d->run, ++d->n_workers);
+    int rc = create_topic(d, d->topic_in, err);
+    if (rc == 0)
+        rc = send_prompts(d, n, err);
     if (rc == 0)
         rc = spawn_worker(d, n, log, chart, &pid, err);
     if (rc < 0)
