@@ -21,38 +21,128 @@ struct cli_model_options {
 };
 
 /* Rows for a command's option table. */
-#define CLI_OPTION_JSON(o) \
-    {"json", BASE_OPTION_FLAG, &(o)->json, NULL, NULL, NULL, 0, 0, "Output", "Print JSON, one object a line, for programs.", false}
-#define CLI_OPTIONS_DEVICE(o) \
-    {"device", BASE_OPTION_STRING, &(o)->device, "auto|cpu|cuda[:N]", "auto", NULL, 0, 0, "Device", \
-     "Where the model runs. auto takes a CUDA card when there is one, else the cpu.", false}, \
-    {"threads", BASE_OPTION_UINT, &(o)->n_threads, "N", "0", NULL, 0, 4096, "Device", \
-     "Threads of the cpu device. 0: the cores this process may use, container limits included.", false}, \
-    {"cpu-kernels", BASE_OPTION_CHOICE, &(o)->kernels, "KIND", "auto", "auto|generic|avx2", 0, 0, "Device", \
-     "Force a kernel set of the cpu device; a snapshot belongs to one. auto: the best the processor has.", false}
-#define CLI_OPTIONS_MODEL(o) \
-    {"model", BASE_OPTION_STRING, &(o)->model, "DIR|NAME", NULL, NULL, 0, 0, "Model", \
-     "A model directory (config.json, tokenizer.json, *.safetensors) or the name of one that has a snapshot in the store.", true}, \
-    {"dtype", BASE_OPTION_CHOICE, &(o)->dtype, "TYPE", "auto", "auto|f32|f16|bf16", 0, 0, "Model", \
-     "Type the weights are kept in; sums are f32. auto: as in the model's files.", false}, \
-    {"ctx", BASE_OPTION_UINT, &(o)->n_ctx, "TOKENS", "0", NULL, 0, 1048576, "Model", \
-     "Longest sequence, prompt and completion. 0: the model's own limit, at most 4096.", false}, \
-    {"seqs", BASE_OPTION_UINT, &(o)->n_seqs, "N", "0", NULL, 0, 4096, "Model", \
-     "Sequences generated at the same time. 0: 16.", false}, \
-    {"step-tokens", BASE_OPTION_UINT, &(o)->n_step_tokens, "N", "0", NULL, 0, 65536, "Model", \
-     "Tokens in one step: bounds how long a long prompt holds up the others. 0: 512.", false}, \
-    {"kv-bytes", BASE_OPTION_UINT, &(o)->kv_bytes, "BYTES", "1G", NULL, 0, 0, "Model", \
-     "Memory for keys and values at most; more sequences fit at once with more.", false}
-#define CLI_OPTIONS_SNAPSHOT(o) \
-    {"store", BASE_OPTION_STRING, &(o)->store, "DIR", NULL, NULL, 0, 0, "Snapshot", \
-     "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.", false}, \
-    {"redis", BASE_OPTION_STRING, &(o)->redis, "URL", NULL, NULL, 0, 0, "Snapshot", \
-     "redis://[user:password@]host[:port][/db]: index of snapshots shared by workers. Without it, a file index in the store.", false}, \
-    {"snapshot-key", BASE_OPTION_STRING, &(o)->snapshot_key, "TEXT", "", NULL, 0, 0, "Snapshot", \
-     "Part of the fingerprint: another key makes other snapshots of the same model.", false}, \
-    {"no-snapshot", BASE_OPTION_FLAG, &(o)->no_snapshot, NULL, NULL, NULL, 0, 0, "Snapshot", \
-     "Load the model's files the slow way; neither use nor build a snapshot.", false}
-#define CLI_OPTIONS_END {NULL, BASE_OPTION_FLAG, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, false}
+#define CLI_OPTION_JSON(o)                                                                                             \
+    {                                                                                                                  \
+        "json", BASE_OPTION_FLAG, &(o)->json, NULL, NULL, NULL, 0, 0, "Output",                                        \
+            "Print JSON, one object a line, for programs.", false                                                      \
+    }
+#define CLI_OPTIONS_DEVICE(o)                                                                                          \
+    {"device",                                                                                                         \
+     BASE_OPTION_STRING,                                                                                               \
+     &(o)->device,                                                                                                     \
+     "auto|cpu|cuda[:N]",                                                                                              \
+     "auto",                                                                                                           \
+     NULL,                                                                                                             \
+     0,                                                                                                                \
+     0,                                                                                                                \
+     "Device",                                                                                                         \
+     "Where the model runs. auto takes a CUDA card when there is one, else the cpu.",                                  \
+     false},                                                                                                           \
+        {"threads",                                                                                                    \
+         BASE_OPTION_UINT,                                                                                             \
+         &(o)->n_threads,                                                                                              \
+         "N",                                                                                                          \
+         "0",                                                                                                          \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         4096,                                                                                                         \
+         "Device",                                                                                                     \
+         "Threads of the cpu device. 0: the cores this process may use, container limits included.",                   \
+         false},                                                                                                       \
+    {                                                                                                                  \
+        "cpu-kernels", BASE_OPTION_CHOICE, &(o)->kernels, "KIND", "auto", "auto|generic|avx2", 0, 0, "Device",         \
+            "Force a kernel set of the cpu device; a snapshot belongs to one. auto: the best the processor has.",      \
+            false                                                                                                      \
+    }
+#define CLI_OPTIONS_MODEL(o)                                                                                           \
+    {"model",                                                                                                          \
+     BASE_OPTION_STRING,                                                                                               \
+     &(o)->model,                                                                                                      \
+     "DIR|NAME",                                                                                                       \
+     NULL,                                                                                                             \
+     NULL,                                                                                                             \
+     0,                                                                                                                \
+     0,                                                                                                                \
+     "Model",                                                                                                          \
+     "A model directory (config.json, tokenizer.json, *.safetensors) or the name of one that has a snapshot in the "   \
+     "store.",                                                                                                         \
+     true},                                                                                                            \
+        {"dtype",     BASE_OPTION_CHOICE,                                                                              \
+         &(o)->dtype, "TYPE",                                                                                          \
+         "auto",      "auto|f32|f16|bf16",                                                                             \
+         0,           0,                                                                                               \
+         "Model",     "Type the weights are kept in; sums are f32. auto: as in the model's files.",                    \
+         false},                                                                                                       \
+        {"ctx",       BASE_OPTION_UINT,                                                                                \
+         &(o)->n_ctx, "TOKENS",                                                                                        \
+         "0",         NULL,                                                                                            \
+         0,           1048576,                                                                                         \
+         "Model",     "Longest sequence, prompt and completion. 0: the model's own limit, at most 4096.",              \
+         false},                                                                                                       \
+        {"seqs",                                                                                                       \
+         BASE_OPTION_UINT,                                                                                             \
+         &(o)->n_seqs,                                                                                                 \
+         "N",                                                                                                          \
+         "0",                                                                                                          \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         4096,                                                                                                         \
+         "Model",                                                                                                      \
+         "Sequences generated at the same time. 0: 16.",                                                               \
+         false},                                                                                                       \
+        {"step-tokens",                                                                                                \
+         BASE_OPTION_UINT,                                                                                             \
+         &(o)->n_step_tokens,                                                                                          \
+         "N",                                                                                                          \
+         "0",                                                                                                          \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         65536,                                                                                                        \
+         "Model",                                                                                                      \
+         "Tokens in one step: bounds how long a long prompt holds up the others. 0: 512.",                             \
+         false},                                                                                                       \
+    {                                                                                                                  \
+        "kv-bytes", BASE_OPTION_UINT, &(o)->kv_bytes, "BYTES", "1G", NULL, 0, 0, "Model",                              \
+            "Memory for keys and values at most; more sequences fit at once with more.", false                         \
+    }
+#define CLI_OPTIONS_SNAPSHOT(o)                                                                                        \
+    {"store",     BASE_OPTION_STRING,                                                                                  \
+     &(o)->store, "DIR",                                                                                               \
+     NULL,        NULL,                                                                                                \
+     0,           0,                                                                                                   \
+     "Snapshot",  "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.",                        \
+     false},                                                                                                           \
+        {"redis",                                                                                                      \
+         BASE_OPTION_STRING,                                                                                           \
+         &(o)->redis,                                                                                                  \
+         "URL",                                                                                                        \
+         NULL,                                                                                                         \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Snapshot",                                                                                                   \
+         "redis://[user:password@]host[:port][/db]: index of snapshots shared by workers. Without it, a file index "   \
+         "in the store.",                                                                                              \
+         false},                                                                                                       \
+        {"snapshot-key",                                                                                               \
+         BASE_OPTION_STRING,                                                                                           \
+         &(o)->snapshot_key,                                                                                           \
+         "TEXT",                                                                                                       \
+         "",                                                                                                           \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Snapshot",                                                                                                   \
+         "Part of the fingerprint: another key makes other snapshots of the same model.",                              \
+         false},                                                                                                       \
+    {                                                                                                                  \
+        "no-snapshot", BASE_OPTION_FLAG, &(o)->no_snapshot, NULL, NULL, NULL, 0, 0, "Snapshot",                        \
+            "Load the model's files the slow way; neither use nor build a snapshot.", false                            \
+    }
+#define CLI_OPTIONS_END                                                                                                \
+    {                                                                                                                  \
+        NULL, BASE_OPTION_FLAG, NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, false                                        \
+    }
 
 /* Fills what options left open (the default store) and translates. trace may be NULL; the result borrows from o. */
 int cli_start_options(struct cli_model_options *o, struct base_trace *trace, struct snap_start_options *out,

@@ -20,8 +20,9 @@ static volatile sig_atomic_t stopped;
 static const struct base_options_usage usage = {
     .command = "rouse consume",
     .synopsis = "--brokers LIST [options]",
-    .summary = "Prints completions as they are committed (read_committed), of all partitions, without a consumer group: it "
-               "takes nothing away from other readers.",
+    .summary =
+        "Prints completions as they are committed (read_committed), of all partitions, without a consumer group: it "
+        "takes nothing away from other readers.",
     .examples = "  rouse consume --brokers localhost:9092 --json --count 10\n",
 };
 
@@ -36,7 +37,8 @@ static const struct base_option options[] = {
      "End when all partitions are read to their end.", false},
     {"timeout-s", BASE_OPTION_UINT, &timeout_s, "SECONDS", "0", NULL, 0, 86400, "What",
      "End, with exit code 4, when nothing came for this long. 0: wait.", false},
-    {"json", BASE_OPTION_FLAG, &json, NULL, NULL, NULL, 0, 0, "Output", "One JSON object a completion (docs/wire.md).", false},
+    {"json", BASE_OPTION_FLAG, &json, NULL, NULL, NULL, 0, 0, "Output", "One JSON object a completion (docs/wire.md).",
+     false},
     CLI_OPTIONS_END,
 };
 
@@ -75,8 +77,8 @@ static bool print_record(const rd_kafka_message_t *m, uint64_t *n_bad)
     struct base_error err = {0};
     struct schema_completion *c = NULL;
     if (schema_completion_decode(m->payload, m->len, &c, &err) < 0) {
-        fprintf(stderr, "rouse consume: %s partition %" PRId32 " offset %" PRId64 ": %s\n", topic, m->partition, m->offset,
-                err.text);
+        fprintf(stderr, "rouse consume: %s partition %" PRId32 " offset %" PRId64 ": %s\n", topic, m->partition,
+                m->offset, err.text);
         (*n_bad)++;
         return false;
     }
@@ -113,7 +115,8 @@ static int consume(rd_kafka_t *rk, int32_t n_partitions, uint64_t *n_bad, struct
         if (m)
             rd_kafka_message_destroy(m);
         if (timeout_s && base_clock_mono_ns() - heard_ns > timeout_s * 1000000000u)
-            return base_fail(err, ERR_SERVICE, "nothing came for %" PRIu64 " s; %" PRIu64 " completions until then", timeout_s, n);
+            return base_fail(err, ERR_SERVICE, "nothing came for %" PRIu64 " s; %" PRIu64 " completions until then",
+                             timeout_s, n);
     }
     return 0;
 }
@@ -130,8 +133,15 @@ int cmd_consume(int argc, char **argv)
     struct sigaction act = {.sa_handler = on_signal};
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
-    static const char *const settings[] = {"group.id", "rouse-consume", "enable.auto.commit", "false", "isolation.level",
-                                           "read_committed", "enable.partition.eof", "true", NULL};
+    static const char *const settings[] = {"group.id",
+                                           "rouse-consume",
+                                           "enable.auto.commit",
+                                           "false",
+                                           "isolation.level",
+                                           "read_committed",
+                                           "enable.partition.eof",
+                                           "true",
+                                           NULL};
     rc = cli_kafka_open(RD_KAFKA_CONSUMER, brokers, settings, &properties, NULL, &rk, &err);
     if (rc == 0) {
         rd_kafka_poll_set_consumer(rk);

@@ -29,9 +29,8 @@
 extern char **environ;
 
 static const char *const prompts[] = {
-    "In the beginning",   "And God said,",     "Blessed are they",    "The LORD is my",      "Fear not;",
-    "And Jesus answered", "Thou shalt not",    "Behold, I",           "And it came to pass", "A wise man",
-    "Let us go",          "The king said unto",
+    "In the beginning", "And God said,", "Blessed are they",    "The LORD is my", "Fear not;", "And Jesus answered",
+    "Thou shalt not",   "Behold, I",     "And it came to pass", "A wise man",     "Let us go", "The king said unto",
 };
 #define N_PROMPTS    (sizeof prompts / sizeof prompts[0])
 #define N_PARTITIONS 3
@@ -43,13 +42,15 @@ static const char *brokers;
 static const struct base_options_usage usage = {
     .command = "rouse demo",
     .synopsis = "[--brokers LIST --redis URL] [options]",
-    .summary = "Runs the main job once: a producer, a broker, a worker that starts from a snapshot, and a consumer. The broker is "
+    .summary = "Runs the main job once: a producer, a broker, a worker that starts from a snapshot, and a consumer. "
+               "The broker is "
                "librdkafka's mock cluster in this process unless --brokers names a real one.",
     .examples = NULL,
 };
 
 static const struct base_option options[] = {
-    {"brokers", BASE_OPTION_STRING, &brokers, "LIST", NULL, NULL, 0, 0, "Kafka", "Use these instead of the mock cluster.", false},
+    {"brokers", BASE_OPTION_STRING, &brokers, "LIST", NULL, NULL, 0, 0, "Kafka",
+     "Use these instead of the mock cluster.", false},
     {"model", BASE_OPTION_STRING, &model_options.model, "DIR", NULL, NULL, 0, 0, "Model",
      "The model to show. Default: models/oracle, found from here or from the program.", false},
     CLI_OPTIONS_DEVICE(&model_options),
@@ -112,7 +113,8 @@ static int open_kafka(struct demo *d, struct base_error *err)
         snprintf(d->brokers, sizeof d->brokers, "%s", brokers);
         rc = cli_kafka_open(RD_KAFKA_PRODUCER, d->brokers, NULL, NULL, NULL, &d->producer, err);
     } else {
-        rc = cli_kafka_open(RD_KAFKA_PRODUCER, "127.0.0.1:1", NULL, NULL, NULL, &d->producer, err); /* only to own the mock */
+        rc = cli_kafka_open(RD_KAFKA_PRODUCER, "127.0.0.1:1", NULL, NULL, NULL, &d->producer,
+                            err); /* only to own the mock */
         if (rc == 0 && !(d->mock = rd_kafka_mock_cluster_new(d->producer, 1)))
             rc = base_fail(err, ERR_INTERNAL, "librdkafka's mock cluster did not start");
         if (rc == 0) {
@@ -155,20 +157,25 @@ static int send_prompts(struct demo *d, uint32_t n, struct base_error *err)
             snprintf(ids[i], sizeof ids[i], "%u", d->n_sent);
             pair[i].id = (struct schema_string){ids[i], strlen(ids[i])};
             pair[i].text = (struct schema_string){text, strlen(text)};
-            pair[i].sampling = (struct schema_sampling){
-                .has = SCHEMA_HAS_MAX_TOKENS | SCHEMA_HAS_TEMPERATURE | SCHEMA_HAS_SEED | SCHEMA_HAS_TOP_P,
-                .max_tokens = 48, .temperature = 0.7, .top_p = 0.95, .seed = 7 + d->n_sent};
+            pair[i].sampling = (struct schema_sampling){.has = SCHEMA_HAS_MAX_TOKENS | SCHEMA_HAS_TEMPERATURE |
+                                                               SCHEMA_HAS_SEED | SCHEMA_HAS_TOP_P,
+                                                        .max_tokens = 48,
+                                                        .temperature = 0.7,
+                                                        .top_p = 0.95,
+                                                        .seed = 7 + d->n_sent};
         }
-        struct schema_prompt_batch batch = {.batch_id = {batch_id, strlen(batch_id)}, .created_ms = base_clock_unix_ms(),
-                                            .prompts = pair, .n_prompts = n_pair};
+        struct schema_prompt_batch batch = {.batch_id = {batch_id, strlen(batch_id)},
+                                            .created_ms = base_clock_unix_ms(),
+                                            .prompts = pair,
+                                            .n_prompts = n_pair};
         struct base_buffer bytes;
         base_buffer_init(&bytes, 1 << 20);
         int rc = schema_prompt_batch_encode(&batch, &bytes, err);
         rd_kafka_resp_err_t e = RD_KAFKA_RESP_ERR_NO_ERROR;
         if (rc == 0)
-            e = rd_kafka_producev(d->producer, RD_KAFKA_V_TOPIC(d->topic_in), RD_KAFKA_V_KEY(batch_id, strlen(batch_id)),
-                                  RD_KAFKA_V_VALUE(bytes.data, bytes.n), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-                                  RD_KAFKA_V_END);
+            e = rd_kafka_producev(d->producer, RD_KAFKA_V_TOPIC(d->topic_in),
+                                  RD_KAFKA_V_KEY(batch_id, strlen(batch_id)), RD_KAFKA_V_VALUE(bytes.data, bytes.n),
+                                  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
         base_buffer_done(&bytes);
         if (rc < 0)
             return rc;
@@ -219,10 +226,33 @@ static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *lo
 {
     char count[16];
     snprintf(count, sizeof count, "%u", n_prompts);
-    const char *argv[64] = {d->self, "worker", "--model", d->model, "--brokers", d->brokers, "--group", d->topic_in, "--in",
-                            d->topic_in, "--out", d->topic_out, "--dlq", d->topic_dlq, "--http", "off", "--exit-after", count,
-                            "--trace", chart, "--store", model_options.store, "--json", "--device", model_options.device,
-                            "--cpu-kernels", model_options.kernels};
+    const char *argv[64] = {d->self,
+                            "worker",
+                            "--model",
+                            d->model,
+                            "--brokers",
+                            d->brokers,
+                            "--group",
+                            d->topic_in,
+                            "--in",
+                            d->topic_in,
+                            "--out",
+                            d->topic_out,
+                            "--dlq",
+                            d->topic_dlq,
+                            "--http",
+                            "off",
+                            "--exit-after",
+                            count,
+                            "--trace",
+                            chart,
+                            "--store",
+                            model_options.store,
+                            "--json",
+                            "--device",
+                            model_options.device,
+                            "--cpu-kernels",
+                            model_options.kernels};
     size_t n = 27;
     char threads[24];
     if (model_options.n_threads) {
@@ -362,12 +392,13 @@ static int demo(struct demo *d, struct base_error *err)
     bool first_time = !model_options.no_snapshot && !has_snapshot(d);
     bool quiet = model_options.json;
     if (!quiet)
-        printf("broker: %s %s, model: %s, snapshots: %s\n\n", brokers ? "Kafka at" : "librdkafka's mock cluster at", d->brokers,
-               d->model, model_options.store);
+        printf("broker: %s %s, model: %s, snapshots: %s\n\n", brokers ? "Kafka at" : "librdkafka's mock cluster at",
+               d->brokers, d->model, model_options.store);
     int rc = 0;
     if (first_time) {
         if (!quiet)
-            printf("No snapshot yet: this worker loads the model the slow way, serves, and leaves a snapshot behind.\n\n");
+            printf(
+                "No snapshot yet: this worker loads the model the slow way, serves, and leaves a snapshot behind.\n\n");
         rc = run_worker(d, 4, &cold, err);
         if (rc < 0)
             return rc;
@@ -381,8 +412,9 @@ static int demo(struct demo *d, struct base_error *err)
         return rc;
     print_start(warm.restored ? "cold start, from the snapshot:" : "cold start, loading the model:", &warm);
     if (!quiet && warm.restored)
-        printf("%u prompts, %u completions, each published once; the worker was ready %.0f ms after exec%s\n", d->n_sent,
-               d->n_seen, warm.ready_s * 1e3, brokers ? "" : " (the mock broker lets a new group wait for 3 s)");
+        printf("%u prompts, %u completions, each published once; the worker was ready %.0f ms after exec%s\n",
+               d->n_sent, d->n_seen, warm.ready_s * 1e3,
+               brokers ? "" : " (the mock broker lets a new group wait for 3 s)");
     return d->n_errors ? base_fail(err, ERR_INTERNAL, "%u completions say error", d->n_errors) : 0;
 }
 

@@ -18,13 +18,15 @@ static const char *text_path, *tokens_path, *logits_path;
 static const struct base_options_usage usage = {
     .command = "rouse eval",
     .synopsis = "--model DIR|NAME (--text FILE | --tokens FILE.json) [--logits OUT.npy] [options]",
-    .summary = "Perplexity of a text. A text longer than the context is cut into windows of that many tokens, each on its own.",
+    .summary = "Perplexity of a text. A text longer than the context is cut into windows of that many tokens, each on "
+               "its own.",
     .examples = "  rouse eval --model models/oracle --text models/oracle/heldout.txt\n",
 };
 
 static const struct base_option options[] = {
     CLI_OPTIONS_MODEL(&model_options),
-    {"text", BASE_OPTION_STRING, &text_path, "FILE", NULL, NULL, 0, 0, "Input", "UTF-8 text; - for standard input.", false},
+    {"text", BASE_OPTION_STRING, &text_path, "FILE", NULL, NULL, 0, 0, "Input", "UTF-8 text; - for standard input.",
+     false},
     {"tokens", BASE_OPTION_STRING, &tokens_path, "FILE", NULL, NULL, 0, 0, "Input",
      "Token ids as JSON: [1, 2, ...] or {\"ids\": [...]}.", false},
     CLI_OPTION_JSON(&model_options),
@@ -53,7 +55,8 @@ static int read_token_file(const char *path, struct ids *out, struct base_error 
         return base_fail(err, ERR_INPUT, "%s:%d: not JSON: %s", path, fault.line, fault.text);
     json_t *list = json_is_object(root) ? json_object_get(root, "ids") : root;
     size_t n = json_array_size(list);
-    rc = json_is_array(list) && n ? 0 : base_fail(err, ERR_INPUT, "%s: neither a list of ids nor {\"ids\": [...]}", path);
+    rc = json_is_array(list) && n ? 0
+                                  : base_fail(err, ERR_INPUT, "%s: neither a list of ids nor {\"ids\": [...]}", path);
     if (rc == 0 && !(out->v = malloc(n * sizeof *out->v)))
         rc = base_fail(err, ERR_NOMEM, "out of memory for %zu tokens", n);
     for (size_t i = 0; rc == 0 && i < n; i++) {
@@ -84,8 +87,8 @@ static int read_text_file(const char *path, const struct model_tokenizer *t, str
 static void npy_header(FILE *f, size_t rows, size_t cols)
 {
     char head[128];
-    int n = snprintf(head, sizeof head, "%cNUMPY%c%c  {'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }", 0x93,
-                     1, 0, rows, cols);
+    int n = snprintf(head, sizeof head, "%cNUMPY%c%c  {'descr': '<f4', 'fortran_order': False, 'shape': (%zu, %zu), }",
+                     0x93, 1, 0, rows, cols);
     memset(head + n, ' ', sizeof head - (size_t)n);
     head[sizeof head - 1] = '\n';
     head[8] = (char)(sizeof head - 10);
@@ -116,8 +119,8 @@ static int eval_window(struct gpu_model *gpu, const int32_t *ids, size_t n, cons
     uint32_t vocab = gpu_model_plan(gpu)->config.vocab;
     for (size_t at = 0; at < n;) {
         uint32_t chunk = n - at < CHUNK_TOKENS ? (uint32_t)(n - at) : CHUNK_TOKENS;
-        struct gpu_sequence s = {.tokens = ids + at, .n_tokens = chunk, .position = (uint32_t)at, .blocks = blocks,
-                                 .n_logits = chunk};
+        struct gpu_sequence s = {
+            .tokens = ids + at, .n_tokens = chunk, .position = (uint32_t)at, .blocks = blocks, .n_logits = chunk};
         const float *logits;
         int rc = gpu_model_forward(gpu, &s, 1, &logits, err);
         if (rc < 0)
@@ -139,10 +142,11 @@ static int eval_all(struct gpu_model *gpu, const struct ids *ids, struct score *
     uint32_t window = plan->limits.n_ctx_max, n_blocks = (window + GPU_BLOCK_TOKENS - 1) / GPU_BLOCK_TOKENS;
     for (size_t i = 0; i < ids->n; i++)
         if (ids->v[i] < 0 || (uint32_t)ids->v[i] >= plan->config.vocab)
-            return base_fail(err, ERR_INPUT, "token %zu is %d; the vocabulary has %u", i, ids->v[i], plan->config.vocab);
+            return base_fail(err, ERR_INPUT, "token %zu is %d; the vocabulary has %u", i, ids->v[i],
+                             plan->config.vocab);
     if (n_blocks > plan->limits.n_blocks)
-        return base_fail(err, ERR_USAGE, "a context of %u tokens needs %u KV blocks, --kv-bytes has room for %u", window,
-                         n_blocks, plan->limits.n_blocks);
+        return base_fail(err, ERR_USAGE, "a context of %u tokens needs %u KV blocks, --kv-bytes has room for %u",
+                         window, n_blocks, plan->limits.n_blocks);
     uint32_t *blocks = malloc(n_blocks * sizeof *blocks);
     FILE *npy = logits_path ? fopen(logits_path, "we") : NULL;
     int rc = 0;

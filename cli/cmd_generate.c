@@ -20,8 +20,9 @@ static const char *in_path, *prompt_text, *trace_path;
 static const struct base_options_usage usage = {
     .command = "rouse generate",
     .synopsis = "--model DIR|NAME (--prompt TEXT | --in FILE.jsonl) [options]",
-    .summary = "Completes prompts and prints each completion as it finishes. The first start of a model builds its snapshot; "
-               "the next ones restore it.",
+    .summary =
+        "Completes prompts and prints each completion as it finishes. The first start of a model builds its snapshot; "
+        "the next ones restore it.",
     .examples = "  rouse generate --model models/oracle --prompt \"In the beginning\" --max-tokens 40\n"
                 "  echo '{\"id\": \"a\", \"text\": \"And God said\", \"temperature\": 0.7, \"seed\": 1}' | \\\n"
                 "      rouse generate --model models/oracle --in - --json\n",
@@ -31,7 +32,8 @@ static const struct base_option options[] = {
     CLI_OPTIONS_MODEL(&model_options),
     {"prompt", BASE_OPTION_STRING, &prompt_text, "TEXT", NULL, NULL, 0, 0, "Input", "One prompt.", false},
     {"in", BASE_OPTION_STRING, &in_path, "FILE", NULL, NULL, 0, 0, "Input",
-     "A prompt a line, as text or as JSON {id, text|tokens, max_tokens, temperature, ...}; - for standard input.", false},
+     "A prompt a line, as text or as JSON {id, text|tokens, max_tokens, temperature, ...}; - for standard input.",
+     false},
     CLI_OPTIONS_SAMPLING(&sampling_options),
     CLI_OPTION_JSON(&model_options),
     {"trace", BASE_OPTION_STRING, &trace_path, "FILE", NULL, NULL, 0, 0, "Output",
@@ -145,7 +147,8 @@ static int submit(struct session *s, struct schema_prompt_batch *batch, struct b
     struct engine_request request;
     enum schema_code code = SCHEMA_INTERNAL;
     enum schema_stage stage;
-    int rc = worker_request_make(prompt, s->model->tokenizer, gpu_model_plan(s->model->gpu), &request, &code, &stage, err);
+    int rc =
+        worker_request_make(prompt, s->model->tokenizer, gpu_model_plan(s->model->gpu), &request, &code, &stage, err);
     if (rc == 0) {
         item->stops = request.stops;
         request.tag = item;
@@ -231,8 +234,8 @@ static void print_summary(const struct session *s, const struct base_trace *trac
         base_buffer_byte(&out, '\n');
         fwrite(out.data, 1, out.n, stdout);
     } else {
-        base_buffer_printf(&out, "\n%u prompts, %llu tokens in %.2f s; start: %s, first token %.3f s after exec\n", s->n_done,
-                           (unsigned long long)counts.generated_tokens, seconds,
+        base_buffer_printf(&out, "\n%u prompts, %llu tokens in %.2f s; start: %s, first token %.3f s after exec\n",
+                           s->n_done, (unsigned long long)counts.generated_tokens, seconds,
                            s->model->restored ? "restored from a snapshot" : "cold load",
                            base_trace_seconds(trace, BASE_TRACE_FIRST_TOKEN));
         base_trace_print(trace, &out);

@@ -22,8 +22,9 @@ static bool json;
 static const struct base_options_usage usage = {
     .command = "rouse produce",
     .synopsis = "--brokers LIST (--in FILE | --prompt TEXT) [options]",
-    .summary = "Puts prompts on the topic as msgpack prompt batches (docs/wire.md), keyed by batch id, and waits until the "
-               "brokers have them all.",
+    .summary =
+        "Puts prompts on the topic as msgpack prompt batches (docs/wire.md), keyed by batch id, and waits until the "
+        "brokers have them all.",
     .examples = "  rouse produce --brokers localhost:9092 --prompt 'In the beginning'\n"
                 "  rouse produce --brokers localhost:9092 --in prompts.jsonl --batch 8 --temperature 0.7\n",
 };
@@ -31,7 +32,8 @@ static const struct base_options_usage usage = {
 static const struct base_option options[] = {
     {"prompt", BASE_OPTION_STRING, &prompt_text, "TEXT", NULL, NULL, 0, 0, "Input", "One prompt.", false},
     {"in", BASE_OPTION_STRING, &in_path, "FILE", NULL, NULL, 0, 0, "Input",
-     "A prompt a line, as text or as JSON {id, text|tokens, max_tokens, temperature, ...}; - for standard input.", false},
+     "A prompt a line, as text or as JSON {id, text|tokens, max_tokens, temperature, ...}; - for standard input.",
+     false},
     {"batch", BASE_OPTION_UINT, &batch_size, "N", "1", NULL, 1, 1024, "Batches",
      "Prompts in one record. A record is taken by one worker as a whole.", false},
     {"batch-id", BASE_OPTION_STRING, &batch_prefix, "PREFIX", NULL, NULL, 0, 0, "Batches",
@@ -166,8 +168,8 @@ static int send_all(struct session *s, struct base_error *err)
 static void print_summary(const struct session *s, double seconds)
 {
     if (!json) {
-        printf("%" PRIu64 " prompts in %" PRIu64 " batches (%" PRIu64 " bytes) to %s in %.2f s: %.0f prompts/s\n", s->n_prompts,
-               s->n_batches, s->n_bytes, topic, seconds, (double)s->n_prompts / seconds);
+        printf("%" PRIu64 " prompts in %" PRIu64 " batches (%" PRIu64 " bytes) to %s in %.2f s: %.0f prompts/s\n",
+               s->n_prompts, s->n_batches, s->n_bytes, topic, seconds, (double)s->n_prompts / seconds);
         return;
     }
     struct base_buffer out;

@@ -13,12 +13,30 @@
 static struct cli_model_options model_options;
 static bool force, proof;
 
-#define STORE_OPTIONS \
-    {"store", BASE_OPTION_STRING, &model_options.store, "DIR", NULL, NULL, 0, 0, "Snapshot", \
-     "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.", false}, \
-    {"redis", BASE_OPTION_STRING, &model_options.redis, "URL", NULL, NULL, 0, 0, "Snapshot", \
-     "redis://[user:password@]host[:port][/db]: the index that workers share.", false}, \
-    CLI_OPTION_JSON(&model_options)
+#define STORE_OPTIONS                                                                                                  \
+    {"store",                                                                                                          \
+     BASE_OPTION_STRING,                                                                                               \
+     &model_options.store,                                                                                             \
+     "DIR",                                                                                                            \
+     NULL,                                                                                                             \
+     NULL,                                                                                                             \
+     0,                                                                                                                \
+     0,                                                                                                                \
+     "Snapshot",                                                                                                       \
+     "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.",                                     \
+     false},                                                                                                           \
+        {"redis",                                                                                                      \
+         BASE_OPTION_STRING,                                                                                           \
+         &model_options.redis,                                                                                         \
+         "URL",                                                                                                        \
+         NULL,                                                                                                         \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Snapshot",                                                                                                   \
+         "redis://[user:password@]host[:port][/db]: the index that workers share.",                                    \
+         false},                                                                                                       \
+        CLI_OPTION_JSON(&model_options)
 
 static int open_store(struct snap_store **out_store, struct base_error *err)
 {
@@ -135,7 +153,8 @@ static int verify(struct snap_store *store, const char *which, struct base_error
         rc = snap_admin_verify(store, which, device, true, &bytes, err);
     double seconds = (double)(base_clock_mono_ns() - began) / 1e9;
     if (rc == 0 && model_options.json)
-        printf("{\"ok\":true,\"bytes\":%" PRIu64 ",\"seconds\":%.6f,\"proof\":%s}\n", bytes, seconds, proof ? "true" : "false");
+        printf("{\"ok\":true,\"bytes\":%" PRIu64 ",\"seconds\":%.6f,\"proof\":%s}\n", bytes, seconds,
+               proof ? "true" : "false");
     else if (rc == 0)
         printf("ok: %.1f MB in %.2f s (%.2f GB/s)%s\n", (double)bytes / 1e6, seconds, (double)bytes / 1e9 / seconds,
                proof ? ", the proof holds" : "");
@@ -158,7 +177,8 @@ static const struct base_option build_options[] = {
     CLI_OPTIONS_MODEL(&model_options),
     CLI_OPTIONS_DEVICE(&model_options),
     CLI_OPTIONS_SNAPSHOT(&model_options),
-    {"force", BASE_OPTION_FLAG, &force, NULL, NULL, NULL, 0, 0, "Snapshot", "Build it anew even when it is there.", false},
+    {"force", BASE_OPTION_FLAG, &force, NULL, NULL, NULL, 0, 0, "Snapshot", "Build it anew even when it is there.",
+     false},
     CLI_OPTION_JSON(&model_options),
     CLI_OPTIONS_END,
 };
@@ -176,9 +196,11 @@ static const struct verb {
     const struct base_option *options;
     bool takes_which;
 } verbs[] = {
-    {"build", "--model DIR [options]", "Loads a model and writes its snapshot, unless the store has it.", build_options, false},
+    {"build", "--model DIR [options]", "Loads a model and writes its snapshot, unless the store has it.", build_options,
+     false},
     {"ls", "[options]", "Lists the snapshots of a store.", store_options, false},
-    {"show", "ID|NAME|FILE [options]", "Prints what a snapshot says of itself: fingerprint, sections, tensors.", store_options, true},
+    {"show", "ID|NAME|FILE [options]", "Prints what a snapshot says of itself: fingerprint, sections, tensors.",
+     store_options, true},
     {"verify", "ID|NAME|FILE [options]", "Reads a whole snapshot and checks every checksum.", verify_options, true},
     {"rm", "ID|NAME [options]", "Removes a snapshot: from the index, then the file.", store_options, true},
 };

@@ -24,9 +24,12 @@ static const struct base_option options[] = {
     {"model", BASE_OPTION_STRING, &model_path, "DIR|FILE", NULL, NULL, 0, 0, "Input",
      "A model directory, or a tokenizer.json itself.", true},
     {"text", BASE_OPTION_STRING, &text_path, "FILE", "-", NULL, 0, 0, "Input",
-     "What to read; - for standard input. With --decode: ids, as JSON ([1, 2] or {\"ids\": [1, 2]}) or as words.", false},
-    {"decode", BASE_OPTION_FLAG, &decode, NULL, NULL, NULL, 0, 0, "Input", "From ids to text; special tokens are shown.", false},
-    {"json", BASE_OPTION_FLAG, &json, NULL, NULL, NULL, 0, 0, "Output", "{\"ids\": [...]}, or {\"text\": \"...\"} with --decode.", false},
+     "What to read; - for standard input. With --decode: ids, as JSON ([1, 2] or {\"ids\": [1, 2]}) or as words.",
+     false},
+    {"decode", BASE_OPTION_FLAG, &decode, NULL, NULL, NULL, 0, 0, "Input",
+     "From ids to text; special tokens are shown.", false},
+    {"json", BASE_OPTION_FLAG, &json, NULL, NULL, NULL, 0, 0, "Output",
+     "{\"ids\": [...]}, or {\"text\": \"...\"} with --decode.", false},
     CLI_OPTIONS_END,
 };
 
@@ -59,7 +62,8 @@ static int encode_text(const struct model_tokenizer *t, const struct base_buffer
 }
 
 /* Numbers separated by anything but digits: covers a JSON array, the "ids" of an object, and plain words. */
-static int parse_ids(const struct base_buffer *in, uint32_t n_ids, int32_t **out_ids, size_t *out_n, struct base_error *err)
+static int parse_ids(const struct base_buffer *in, uint32_t n_ids, int32_t **out_ids, size_t *out_n,
+                     struct base_error *err)
 {
     int32_t *ids = malloc((in->n / 2 + 1) * sizeof *ids);
     if (!ids)
@@ -81,8 +85,8 @@ static int parse_ids(const struct base_buffer *in, uint32_t n_ids, int32_t **out
         unsigned long v = strtoul(at, &after, 10);
         if (v >= n_ids) {
             free(ids);
-            return base_fail(err, ERR_INPUT, "%s: token id %.*s: the tokenizer has ids up to %u", text_path, (int)(after - at),
-                             at, n_ids - 1);
+            return base_fail(err, ERR_INPUT, "%s: token id %.*s: the tokenizer has ids up to %u", text_path,
+                             (int)(after - at), at, n_ids - 1);
         }
         ids[n++] = (int32_t)v;
         at = after;

@@ -14,9 +14,10 @@ static uint64_t inflight, commit_ms, drain_s, exit_after;
 static const struct base_options_usage usage = {
     .command = "rouse worker",
     .synopsis = "--model DIR|NAME --brokers LIST [options]",
-    .summary = "Takes prompt batches from a topic, generates, and publishes completions, dead letters and offsets in one "
-               "transaction. Starts from a snapshot when there is one, and builds it when there is none. SIGTERM drains; a "
-               "second one leaves at once.",
+    .summary =
+        "Takes prompt batches from a topic, generates, and publishes completions, dead letters and offsets in one "
+        "transaction. Starts from a snapshot when there is one, and builds it when there is none. SIGTERM drains; a "
+        "second one leaves at once.",
     .examples = "  rouse worker --model models/oracle --brokers localhost:9092 --redis redis://localhost:6379\n",
 };
 
@@ -26,14 +27,20 @@ static const struct base_option options[] = {
      "host:port[,host:port...]. Brokers that are away are waited for.", true},
     {"group", BASE_OPTION_STRING, &worker_options.group, "NAME", "rouse", NULL, 0, 0, "Kafka",
      "Consumer group: the pool that shares the topic's partitions.", false},
-    {"in", BASE_OPTION_STRING, &worker_options.topic_in, "TOPIC", "rouse.prompts", NULL, 0, 0, "Kafka", "Prompt batches.", false},
-    {"out", BASE_OPTION_STRING, &worker_options.topic_out, "TOPIC", "rouse.completions", NULL, 0, 0, "Kafka", "Completions.", false},
-    {"dlq", BASE_OPTION_STRING, &worker_options.topic_dlq, "TOPIC", "rouse.dead-letters", NULL, 0, 0, "Kafka", "Dead letters.", false},
+    {"in", BASE_OPTION_STRING, &worker_options.topic_in, "TOPIC", "rouse.prompts", NULL, 0, 0, "Kafka",
+     "Prompt batches.", false},
+    {"out", BASE_OPTION_STRING, &worker_options.topic_out, "TOPIC", "rouse.completions", NULL, 0, 0, "Kafka",
+     "Completions.", false},
+    {"dlq", BASE_OPTION_STRING, &worker_options.topic_dlq, "TOPIC", "rouse.dead-letters", NULL, 0, 0, "Kafka",
+     "Dead letters.", false},
     {"transactional-id", BASE_OPTION_STRING, &worker_options.transactional_id, "ID", NULL, NULL, 0, 0, "Kafka",
-     "Unique to this worker and the same after a restart, so that a successor ends what a dead worker left open at once. "
-     "Default: GROUP-HOST-PID.", false},
+     "Unique to this worker and the same after a restart, so that a successor ends what a dead worker left open at "
+     "once. "
+     "Default: GROUP-HOST-PID.",
+     false},
     {"kafka", BASE_OPTION_LIST, &worker_options.kafka, "KEY=VALUE", NULL, NULL, 0, 0, "Kafka",
-     "Any librdkafka property, over our own setting of it: --kafka security.protocol=sasl_ssl. May be given again.", false},
+     "Any librdkafka property, over our own setting of it: --kafka security.protocol=sasl_ssl. May be given again.",
+     false},
     {"inflight", BASE_OPTION_UINT, &inflight, "N", "256", NULL, 1, 1000000, "Work",
      "Prompts taken and not yet published; partitions pause above it. Bounds memory and what a crash repeats.", false},
     {"commit-ms", BASE_OPTION_UINT, &commit_ms, "MS", "50", NULL, 0, 60000, "Work",
@@ -45,7 +52,9 @@ static const struct base_option options[] = {
     {"http", BASE_OPTION_STRING, &worker_options.http, "ADDR:PORT", "127.0.0.1:8080", NULL, 0, 0, "Observing",
      "Serves /startupz /livez /readyz /healthz /metrics; port 0 takes a free one, 'off' none.", false},
     {"trace", BASE_OPTION_STRING, &worker_options.trace_file, "FILE", NULL, NULL, 0, 0, "Observing",
-     "Write the cold start as a Chrome trace (chrome://tracing, ui.perfetto.dev), or as a chart when FILE ends in .txt.", false},
+     "Write the cold start as a Chrome trace (chrome://tracing, ui.perfetto.dev), or as a chart when FILE ends in "
+     ".txt.",
+     false},
     CLI_OPTIONS_DEVICE(&model_options),
     CLI_OPTIONS_SNAPSHOT(&model_options),
     {"json", BASE_OPTION_FLAG, &model_options.json, NULL, NULL, NULL, 0, 0, "Observing",

@@ -7,10 +7,12 @@
 #include "base/error.h"
 #include "base/options.h"
 
-#define CLI_OPTIONS_KAFKA(brokers, properties) \
-    {"brokers", BASE_OPTION_STRING, brokers, "LIST", NULL, NULL, 0, 0, "Kafka", "host:port[,host:port...].", true}, \
-    {"kafka", BASE_OPTION_LIST, properties, "KEY=VALUE", NULL, NULL, 0, 0, "Kafka", \
-     "Any librdkafka property, over our own setting of it. May be given again.", false}
+#define CLI_OPTIONS_KAFKA(brokers, properties)                                                                         \
+    {"brokers", BASE_OPTION_STRING, brokers, "LIST", NULL, NULL, 0, 0, "Kafka", "host:port[,host:port...].", true},    \
+    {                                                                                                                  \
+        "kafka", BASE_OPTION_LIST, properties, "KEY=VALUE", NULL, NULL, 0, 0, "Kafka",                                 \
+            "Any librdkafka property, over our own setting of it. May be given again.", false                          \
+    }
 
 /* Called from rd_kafka_poll and rd_kafka_flush for each record that was accepted or given up; m->_private is the record's own. */
 typedef void cli_kafka_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque);

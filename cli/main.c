@@ -33,12 +33,14 @@ static const struct command {
 static void print_help(FILE *out)
 {
     fputs("rouse - a Kafka worker pool for Pythia / GPT-NeoX models that starts from memory snapshots\n\n"
-          "usage: rouse COMMAND [options]        rouse COMMAND --help for a command's options\n\n", out);
+          "usage: rouse COMMAND [options]        rouse COMMAND --help for a command's options\n\n",
+          out);
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
     fputs("\nEvery option can be an environment variable: --step-tokens is ROUSE_STEP_TOKENS.\n"
           "ROUSE_LOG=debug|info|warn|error|off sets the log level, ROUSE_LOG_FORMAT=text|json its form.\n"
-          "Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 a service is missing.\n", out);
+          "Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 a service is missing.\n",
+          out);
 }
 
 /* The position of word in "a|b|c", or -1. */
@@ -93,7 +95,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < N_COMMANDS; i++)
         names[i] = commands[i].name;
     const char *near = base_options_nearest(argv[1], names);
-    fprintf(stderr, "rouse: unknown command '%s'%s%s%s; rouse help lists them\n", argv[1], near ? "; did you mean '" : "",
-            near ? near : "", near ? "'?" : "");
+    fprintf(stderr, "rouse: unknown command '%s'%s%s%s; rouse help lists them\n", argv[1],
+            near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     return base_exit_code(ERR_USAGE);
 }

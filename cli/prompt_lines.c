@@ -20,7 +20,8 @@ static void pack_json(msgpack_packer *to, const json_t *value)
         msgpack_pack_map(to, json_object_size(value));
         const char *key;
         json_t *member;
-        json_object_foreach ((json_t *)(uintptr_t)value, key, member) {
+        json_object_foreach((json_t *)(uintptr_t)value, key, member)
+        {
             pack_string(to, key, strlen(key));
             pack_json(to, member);
         }
@@ -61,7 +62,8 @@ static json_t *line_to_json(const char *line, size_t n, const char *path, uint64
         json_error_t fault;
         prompt = json_loadb(line, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &fault);
         if (!prompt) {
-            base_fail(err, ERR_INPUT, "%s:%" PRIu64 ": not JSON: %s at column %d", path, number, fault.text, fault.column);
+            base_fail(err, ERR_INPUT, "%s:%" PRIu64 ": not JSON: %s at column %d", path, number, fault.text,
+                      fault.column);
             return NULL;
         }
     } else {
@@ -84,9 +86,9 @@ static json_t *line_to_json(const char *line, size_t n, const char *path, uint64
 static void merge_defaults(struct schema_sampling *to, const struct schema_sampling *from)
 {
     uint32_t missing = from->has & ~to->has;
-#define MERGE(bit, field)    \
-    if (missing & (bit))     \
-        to->field = from->field
+#define MERGE(bit, field)                                                                                              \
+    if (missing & (bit))                                                                                               \
+    to->field = from->field
     MERGE(SCHEMA_HAS_MAX_TOKENS, max_tokens);
     MERGE(SCHEMA_HAS_TEMPERATURE, temperature);
     MERGE(SCHEMA_HAS_TOP_K, top_k);
@@ -104,7 +106,8 @@ static void merge_defaults(struct schema_sampling *to, const struct schema_sampl
 }
 
 int cli_prompt_parse(const char *line, size_t n, const char *path, uint64_t number, enum cli_line_kind kind,
-                     const struct schema_sampling *defaults, struct schema_prompt_batch **out_batch, struct base_error *err)
+                     const struct schema_sampling *defaults, struct schema_prompt_batch **out_batch,
+                     struct base_error *err)
 {
     json_t *prompt = line_to_json(line, n, path, number, kind, err);
     if (!prompt)

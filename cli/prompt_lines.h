@@ -15,6 +15,7 @@ enum cli_line_kind { CLI_LINE_ANY, CLI_LINE_TEXT };
  * id that it leaves out is the number. The batch has one prompt, without error; schema_prompt_batch_free it. ERR_INPUT names
  * file, line, field, value and limit. */
 int cli_prompt_parse(const char *line, size_t n, const char *path, uint64_t number, enum cli_line_kind kind,
-                     const struct schema_sampling *defaults, struct schema_prompt_batch **out_batch, struct base_error *err);
+                     const struct schema_sampling *defaults, struct schema_prompt_batch **out_batch,
+                     struct base_error *err);
 
 #endif

@@ -4,8 +4,14 @@
 #include <string.h>
 
 const struct cli_sampling_options cli_sampling_unset = {
-    .max_tokens = UINT64_MAX, .top_k = UINT64_MAX, .seed = UINT64_MAX, .logprobs = UINT64_MAX,
-    .temperature = NAN, .top_p = NAN, .min_p = NAN, .repetition_penalty = NAN,
+    .max_tokens = UINT64_MAX,
+    .top_k = UINT64_MAX,
+    .seed = UINT64_MAX,
+    .logprobs = UINT64_MAX,
+    .temperature = NAN,
+    .top_p = NAN,
+    .min_p = NAN,
+    .repetition_penalty = NAN,
 };
 
 int cli_sampling_make(struct cli_sampling_options *s, struct schema_sampling *out, struct base_error *err)
@@ -19,10 +25,10 @@ int cli_sampling_make(struct cli_sampling_options *s, struct schema_sampling *ou
             return base_fail(err, ERR_USAGE, "--stop is empty; leave it out instead");
         s->stops[i] = (struct schema_string){s->stop.items[i], strlen(s->stop.items[i])};
     }
-#define GIVEN(given, bit, field, value) \
-    if (given) {                        \
-        out->has |= (bit);              \
-        out->field = (value);           \
+#define GIVEN(given, bit, field, value)                                                                                \
+    if (given) {                                                                                                       \
+        out->has |= (bit);                                                                                             \
+        out->field = (value);                                                                                          \
     }
     GIVEN(s->max_tokens != UINT64_MAX, SCHEMA_HAS_MAX_TOKENS, max_tokens, (uint32_t)s->max_tokens)
     GIVEN(!isnan(s->temperature), SCHEMA_HAS_TEMPERATURE, temperature, s->temperature)

@@ -7,7 +7,8 @@
 #include "base/clock.h"
 
 #define N_WAITING_DEFAULT 1024
-#define TOKEN_TEXT_BYTES  64 /* ceiling of a completion's text: this a token, and 64 KiB; far above any real vocabulary */
+#define TOKEN_TEXT_BYTES                                                                                               \
+    64 /* ceiling of a completion's text: this a token, and 64 KiB; far above any real vocabulary */
 
 enum state { WAITING, PREFILL, DECODE, DONE };
 
@@ -203,7 +204,8 @@ int engine_submit(struct engine *e, const struct engine_request *request, struct
     uint32_t max_tokens = request->max_tokens < room ? request->max_tokens : room;
     uint32_t n_blocks = blocks_for(request->n_prompt, max_tokens);
     if (n_blocks > e->limits.n_blocks)
-        return base_fail(err, ERR_INPUT, "%u prompt tokens and up to %u new ones need %u KV blocks; there are %u in all",
+        return base_fail(err, ERR_INPUT,
+                         "%u prompt tokens and up to %u new ones need %u KV blocks; there are %u in all",
                          request->n_prompt, max_tokens, n_blocks, e->limits.n_blocks);
 
     struct sequence *s = calloc(1, sizeof *s);
@@ -358,8 +360,8 @@ static void step_results(struct engine *e, uint32_t n, const float *logits)
         s->state = DECODE;
         struct model_sampled sampled;
         enum schema_finish how = SCHEMA_FINISH_ERROR;
-        int rc = model_sampler_draw(e->sampler, &s->request.sampling, logits, s->ids, s->n_ids, s->n_generated, &sampled,
-                                    &s->error);
+        int rc = model_sampler_draw(e->sampler, &s->request.sampling, logits, s->ids, s->n_ids, s->n_generated,
+                                    &sampled, &s->error);
         logits += e->vocab;
         if (rc < 0 || accept_token(e, s, &sampled, &how)) {
             s->leaving = true;

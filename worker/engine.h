@@ -28,26 +28,26 @@
 struct engine;
 
 struct engine_request {
-    void *tag;              /* the caller's; comes back with the result */
-    int32_t *prompt;        /* [n_prompt] malloc'ed: submit takes it over on success */
-    uint32_t n_prompt;      /* >= 1 */
-    uint32_t max_tokens;    /* >= 1; cut so that prompt and completion fit the context */
+    void *tag;           /* the caller's; comes back with the result */
+    int32_t *prompt;     /* [n_prompt] malloc'ed: submit takes it over on success */
+    uint32_t n_prompt;   /* >= 1 */
+    uint32_t max_tokens; /* >= 1; cut so that prompt and completion fit the context */
     struct model_sampling sampling;
     struct model_stop *stops; /* [n_stops] borrowed until the result is out */
     uint32_t n_stops;
     bool ignore_eos;
-    bool logprobs;          /* keep what was sampled, with sampling.n_logprobs alternatives a token */
-    int32_t priority;       /* higher first */
-    int64_t deadline_ms;    /* wall clock; 0: none */
-    uint64_t arrived_ns;    /* monotonic: when the queue time began; 0: now */
+    bool logprobs;       /* keep what was sampled, with sampling.n_logprobs alternatives a token */
+    int32_t priority;    /* higher first */
+    int64_t deadline_ms; /* wall clock; 0: none */
+    uint64_t arrived_ns; /* monotonic: when the queue time began; 0: now */
 };
 
 struct engine_result {
     void *tag;
     enum schema_finish finish;
-    struct base_error error;  /* when finish is SCHEMA_FINISH_ERROR */
-    struct base_buffer text;  /* owned: base_buffer_done */
-    int32_t *tokens;          /* [n_tokens] owned: without eos, and without tokens that lie behind the start of a stop string */
+    struct base_error error; /* when finish is SCHEMA_FINISH_ERROR */
+    struct base_buffer text; /* owned: base_buffer_done */
+    int32_t *tokens; /* [n_tokens] owned: without eos, and without tokens that lie behind the start of a stop string */
     uint32_t n_tokens;
     uint32_t n_prompt, n_generated; /* usage: generated counts every sampled token, eos too */
     struct model_sampled *sampled;  /* [n_tokens] owned, only when logprobs were asked for; else NULL */

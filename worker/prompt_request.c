@@ -94,8 +94,8 @@ int worker_request_make(const struct schema_prompt *prompt, const struct model_t
     *out_stage = SCHEMA_STAGE_ADMIT;
     if (r.n_prompt >= plan->limits.n_ctx_max) {
         *out_code = SCHEMA_PROMPT_TOO_LONG;
-        rc = base_fail(err, ERR_INPUT, "the prompt has %u tokens; the context holds %u, one of them to generate", r.n_prompt,
-                       plan->limits.n_ctx_max);
+        rc = base_fail(err, ERR_INPUT, "the prompt has %u tokens; the context holds %u, one of them to generate",
+                       r.n_prompt, plan->limits.n_ctx_max);
         goto fail;
     }
     *out_code = SCHEMA_BAD_VALUE;
@@ -144,8 +144,9 @@ static void completion_begin(const struct schema_string *batch_id, const struct 
 }
 
 void worker_completion_make(const struct schema_string *batch_id, const struct schema_prompt *prompt, uint32_t index,
-                            uint32_t n_prompts, const struct worker_identity *identity, const struct engine_result *result,
-                            struct schema_token_logprob *logprobs, struct schema_completion *c)
+                            uint32_t n_prompts, const struct worker_identity *identity,
+                            const struct engine_result *result, struct schema_token_logprob *logprobs,
+                            struct schema_completion *c)
 {
     completion_begin(batch_id, prompt, index, n_prompts, identity, c);
     c->finish = result->finish;

@@ -28,8 +28,9 @@ struct worker_identity {
 /* Fills c from a result; strings and arrays are borrowed from batch, prompt, result and identity. logprobs: [n_tokens],
  * filled and lent by the caller when result->sampled is not NULL. */
 void worker_completion_make(const struct schema_string *batch_id, const struct schema_prompt *prompt, uint32_t index,
-                            uint32_t n_prompts, const struct worker_identity *identity, const struct engine_result *result,
-                            struct schema_token_logprob *logprobs, struct schema_completion *c);
+                            uint32_t n_prompts, const struct worker_identity *identity,
+                            const struct engine_result *result, struct schema_token_logprob *logprobs,
+                            struct schema_completion *c);
 
 /* The completion of a prompt that was refused. */
 void worker_completion_refuse(const struct schema_string *batch_id, const struct schema_prompt *prompt, uint32_t index,

@@ -44,8 +44,9 @@ uint8_t *vectors_bytes(const char *hex, size_t *out_n)
             p++;
         if (n + n_part * count > capacity) {
             capacity = n + n_part * count + strlen(p) / 2;
-            bytes = realloc(bytes, capacity);
-            assert_non_null(bytes);
+            uint8_t *more = realloc(bytes, capacity);
+            assert_non_null(more);
+            bytes = more;
         }
         for (size_t i = 0; i < n_part * count; i++)
             bytes[n++] = (uint8_t)(hex_digit(digits[i % n_part * 2]) << 4 | hex_digit(digits[i % n_part * 2 + 1]));

@@ -69,7 +69,10 @@ static struct fixture fixture_open(uint32_t n_seqs, uint32_t n_tokens, uint32_t 
 {
     struct base_error err = {0};
     struct fixture f;
-    struct gpu_limits limits = {.n_tokens_max = n_tokens, .n_seqs_max = n_seqs, .n_logits_max = n_seqs, .n_ctx_max = N_CTX,
+    struct gpu_limits limits = {.n_tokens_max = n_tokens,
+                                .n_seqs_max = n_seqs,
+                                .n_logits_max = n_seqs,
+                                .n_ctx_max = N_CTX,
                                 .n_blocks = n_blocks};
     struct engine_limits engine_limits = {.n_waiting_max = n_waiting};
     assert_int_equal(gpu_model_new(device, &config, MODEL_F32, &limits, &f.model, &err), 0);
@@ -87,8 +90,11 @@ static void fixture_close(struct fixture *f)
 /* Request number i: prompts of 1 to 60 tokens, some greedy, some drawn. */
 static struct engine_request request_of(uint32_t i)
 {
-    struct engine_request r = {.tag = (void *)(uintptr_t)(i + 1), .n_prompt = 1 + (i * 37) % 60, .max_tokens = 1 + (i * 11) % 40,
-                               .sampling = model_sampling_default, .ignore_eos = true};
+    struct engine_request r = {.tag = (void *)(uintptr_t)(i + 1),
+                               .n_prompt = 1 + (i * 37) % 60,
+                               .max_tokens = 1 + (i * 11) % 40,
+                               .sampling = model_sampling_default,
+                               .ignore_eos = true};
     if (i % 2) {
         r.sampling.temperature = 0.9f;
         r.sampling.seed = i;
@@ -197,8 +203,8 @@ static void test_refused_requests_say_why(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct base_error err = {0};
-        struct engine_request r = {.n_prompt = cases[i].n_prompt, .max_tokens = cases[i].max_tokens,
-                                   .sampling = model_sampling_default};
+        struct engine_request r = {
+            .n_prompt = cases[i].n_prompt, .max_tokens = cases[i].max_tokens, .sampling = model_sampling_default};
         r.sampling.temperature = cases[i].temperature;
         r.prompt = malloc((N_CTX + 1) * sizeof *r.prompt);
         for (uint32_t t = 0; t < N_CTX; t++)
