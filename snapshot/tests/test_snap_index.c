@@ -188,7 +188,7 @@ static void test_redis_login(void **state)
         const char *form; /* %d is the port */
         bool ok;
     } cases[] = {
-        {"redis://:p%%40ss@127.0.0.1:%d", true},   {"redis://default:p%%40ss@localhost:%d/7", true},
+        {"redis://:p%%40ss@127.0.0.1:%d", true},   {"redis://default:p%%40ss@127.0.0.1:%d/7", true},
         {"redis://:wrong@127.0.0.1:%d", false},    {"redis://127.0.0.1:%d", false},
         {"redis://nobody:p%%40ss@127.0.0.1:%d", false}, {"redis://:p%%40ss@127.0.0.1:%d/9999", false},
     };

@@ -720,7 +720,7 @@ static void test_redis_lease(void **state)
     fixture_redis_start(&r, f, 0, "open sesame");
     a.redis = b.redis = r.url;
     b.store = other_store;
-    snprintf(r.url, sizeof(r.url), "redis://default:open%%20sesame@localhost:%d", r.port);
+    snprintf(r.url, sizeof(r.url), "redis://default:open%%20sesame@127.0.0.1:%d", r.port);
     int how_a = 0, how_b = 0;
     for (int round = 0; round < 3 && how_a + how_b != 4; round++) {
         fixture_shell("rm -rf '%s' '%s'; redis-cli -p %d -a 'open sesame' --no-auth-warning flushall >/dev/null", f->store,
