@@ -9,40 +9,71 @@
 #include "cli/commands.h"
 #include "model/tokenizer.h"
 
-static const char *model_path, *text_path;
-static bool decode, json;
+static struct cli_model_options model_options;
+static const char *text_path;
+static bool decode;
 
 static const struct base_options_usage usage = {
     .command = "rouse tokenize",
-    .synopsis = "--model DIR --text FILE [--decode] [--json]",
-    .summary = "Prints the token ids of a text, or with --decode the text of token ids.",
+    .synopsis = "--model DIR|NAME --text FILE [--decode] [--json]",
+    .summary = "Prints the token ids of a text, or with --decode the text of token ids. From a directory only "
+               "tokenizer.json is "
+               "read; by name the model is restored from its snapshot.",
     .examples = "  echo -n 'Hello world' | rouse tokenize --model models/oracle --text - --json\n"
                 "  echo '[15496, 995]' | rouse tokenize --model models/oracle --decode --text -\n",
 };
 
 static const struct base_option options[] = {
-    {"model", BASE_OPTION_STRING, &model_path, "DIR|FILE", NULL, NULL, 0, 0, "Input",
-     "A model directory, or a tokenizer.json itself.", true},
+    {"model", BASE_OPTION_STRING, &model_options.model, "DIR|FILE|NAME", NULL, NULL, 0, 0, "Input",
+     "A model directory, a tokenizer.json itself, or the name of a model that has a snapshot in the store.", true},
     {"text", BASE_OPTION_STRING, &text_path, "FILE", "-", NULL, 0, 0, "Input",
      "What to read; - for standard input. With --decode: ids, as JSON ([1, 2] or {\"ids\": [1, 2]}) or as words.",
      false},
     {"decode", BASE_OPTION_FLAG, &decode, NULL, NULL, NULL, 0, 0, "Input",
      "From ids to text; special tokens are shown.", false},
-    {"json", BASE_OPTION_FLAG, &json, NULL, NULL, NULL, 0, 0, "Output",
-     "{\"ids\": [...]}, or {\"text\": \"...\"} with --decode.", false},
+    CLI_OPTION_JSON(&model_options),
+    CLI_OPTIONS_DEVICE(&model_options),
+    CLI_OPTIONS_SNAPSHOT(&model_options),
     CLI_OPTIONS_END,
 };
 
-static int open_tokenizer(struct base_buffer *blob, struct model_tokenizer **out, struct base_error *err)
+/* Where the tokenizer's tables are: compiled here, or a restored model's. */
+struct source {
+    struct base_buffer blob;
+    struct model_tokenizer *compiled;
+    struct gpu_device *device;
+    struct snap_model *restored;
+};
+
+static int source_open(struct source *s, const struct model_tokenizer **out, struct base_error *err)
 {
     char path[4096];
-    bool is_dir = base_file_is_dir(model_path);
-    int rc = is_dir ? base_file_join(path, sizeof path, model_path, "tokenizer.json", err) : 0;
+    const char *model = model_options.model;
+    bool is_dir = base_file_is_dir(model);
+    int rc = 0;
+    if (!is_dir && !base_file_exists(model)) {
+        rc = cli_open_model(&model_options, 0, NULL, &s->device, &s->restored, err);
+        if (rc == 0)
+            *out = s->restored->tokenizer;
+        return rc;
+    }
+    if (is_dir)
+        rc = base_file_join(path, sizeof path, model, "tokenizer.json", err);
     if (rc == 0)
-        rc = model_tokenizer_compile_file(is_dir ? path : model_path, blob, err);
+        rc = model_tokenizer_compile_file(is_dir ? path : model, &s->blob, err);
     if (rc == 0)
-        rc = model_tokenizer_open(blob->data, blob->n, out, err);
+        rc = model_tokenizer_open(s->blob.data, s->blob.n, &s->compiled, err);
+    if (rc == 0)
+        *out = s->compiled;
     return rc;
+}
+
+static void source_close(struct source *s)
+{
+    model_tokenizer_close(s->compiled);
+    base_buffer_done(&s->blob);
+    snap_model_close(s->restored);
+    gpu_close(s->device);
 }
 
 static int encode_text(const struct model_tokenizer *t, const struct base_buffer *in, struct base_buffer *out,
@@ -53,10 +84,10 @@ static int encode_text(const struct model_tokenizer *t, const struct base_buffer
     int rc = model_tokenizer_encode(t, (const char *)in->data, in->n, SIZE_MAX / sizeof *ids, &ids, &n, err);
     if (rc < 0)
         return base_fail_in(err, "%s", text_path);
-    base_buffer_string(out, json ? "{\"ids\":[" : "");
+    base_buffer_string(out, model_options.json ? "{\"ids\":[" : "");
     for (size_t i = 0; i < n; i++)
-        base_buffer_printf(out, "%s%" PRId32, i ? (json ? "," : " ") : "", ids[i]);
-    base_buffer_string(out, json ? "]}\n" : "\n");
+        base_buffer_printf(out, "%s%" PRId32, i ? (model_options.json ? "," : " ") : "", ids[i]);
+    base_buffer_string(out, model_options.json ? "]}\n" : "\n");
     free(ids);
     return 0;
 }
@@ -104,7 +135,7 @@ static int decode_ids(const struct model_tokenizer *t, const struct base_buffer 
     int rc = parse_ids(in, model_tokenizer_n_ids(t), &ids, &n, err);
     if (rc < 0)
         return rc;
-    if (json) {
+    if (model_options.json) {
         struct base_buffer text;
         base_buffer_init(&text, (size_t)1 << 30);
         model_tokenizer_decode(t, ids, n, false, &text);
@@ -126,15 +157,16 @@ static int decode_ids(const struct model_tokenizer *t, const struct base_buffer 
 int cmd_tokenize(int argc, char **argv)
 {
     struct base_error err = {0};
-    struct base_buffer blob, in, out;
-    struct model_tokenizer *tokenizer = NULL;
-    base_buffer_init(&blob, (size_t)1 << 30);
+    struct base_buffer in, out;
+    struct source source = {0};
+    const struct model_tokenizer *tokenizer = NULL;
+    base_buffer_init(&source.blob, (size_t)1 << 30);
     base_buffer_init(&in, 0);
     base_buffer_init(&out, (size_t)2 << 30);
     int rc = base_options_parse(&usage, options, argc, argv, NULL, &err);
     if (rc != 0)
         goto out;
-    rc = open_tokenizer(&blob, &tokenizer, &err);
+    rc = source_open(&source, &tokenizer, &err);
     if (rc == 0)
         rc = cli_read_all(text_path, &in, &err);
     if (rc == 0)
@@ -144,8 +176,7 @@ int cmd_tokenize(int argc, char **argv)
     if (rc == 0)
         fwrite(out.data, 1, out.n, stdout);
 out:
-    model_tokenizer_close(tokenizer);
-    base_buffer_done(&blob);
+    source_close(&source);
     base_buffer_done(&in);
     base_buffer_done(&out);
     base_options_done(options);

@@ -32,6 +32,12 @@ def test_tokenize_equals_the_library(tokenizer, tmp_path):
     assert back == unicodedata.normalize("NFC", text)
 
 
+def test_tokenize_by_name(oracle_store):
+    done = rouse("tokenize", "--model", "oracle", "--store", oracle_store, "--text", "-", "--json", "--device", "cpu",
+                 input="Amen")
+    assert json.loads(done.stdout)["ids"] == encode(ORACLE, "Amen")
+
+
 def test_long_run_of_one_letter_is_fast():
     text = "a" * 100_000
     assert encode(NEOX, text) == Tokenizer.from_file(NEOX).encode(text, add_special_tokens=False).ids
@@ -195,3 +201,16 @@ def test_msgpack_of_a_completion(topics, start_worker, reader, oracle_store):
     assert len(c["tokens"]) == 5 == len(c["logprobs"]) and c["usage"] == {"prompt_tokens": c["usage"]["prompt_tokens"],
                                                                           "completion_tokens": 5}
     assert set(c["timing_us"]) == {"queue", "prefill", "decode", "total"} and c["snapshot"] and c["worker"]
+
+
+def test_oracle_completes_as_transformers_does(tmp_path):
+    """From text to text with f32 weights: the same ids, greedy tokens, text and log-probabilities."""
+    golden = json.load(open(os.path.join(ROOT, "tests", "golden", "oracle.json")))["completions"]
+    ours, _ = generate(tmp_path, [{"id": str(i), "text": g["prompt"], "max_tokens": 40, "logprobs": 1}
+                                  for i, g in enumerate(golden)], "--dtype", "f32")
+    for i, g in enumerate(golden):
+        c = ours[str(i)]
+        expected = g["tokens"][:-1] if g["finish_reason"] == "eos" else g["tokens"]
+        assert c["tokens"] == expected and c["text"] == g["text"], g["prompt"]
+        assert c["finish_reason"] == g["finish_reason"] and c["usage"]["prompt_tokens"] == len(g["ids"])
+        assert np.allclose([t["logprob"] for t in c["logprobs"]], g["logprobs"][:len(expected)], atol=2e-3)
