@@ -301,6 +301,11 @@ int snap_limits_resolve(const struct gpu_limits *given, uint64_t kv_bytes_max, c
     snap_limits_default(&limits, config, kv_bytes_max);
     if (limits.n_ctx_max < least)
         return base_fail(err, ERR_USAGE, "a context of %u tokens: the proof alone takes %u", limits.n_ctx_max, least);
+    /* Room for the proof in one step: one pass over the weights instead of one a token, for 1.6 MB of logits. */
+    if (limits.n_logits_max < SNAP_PROOF_TOKENS_MAX)
+        limits.n_logits_max = SNAP_PROOF_TOKENS_MAX;
+    if (limits.n_tokens_max < SNAP_PROOF_CTX)
+        limits.n_tokens_max = SNAP_PROOF_CTX;
     *out_limits = limits;
     return 0;
 }

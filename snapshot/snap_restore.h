@@ -43,7 +43,7 @@ struct snap_restored {
 int snap_restore_read(const struct snap_restore *restore, struct snap_restored *out, struct base_error *err);
 void snap_restored_done(struct snap_restored *restored);
 
-/* Defaults, and a context that is long enough for the proof (ERR_USAGE). */
+/* Defaults, and steps that have room for the proof. ERR_USAGE: a context that is too short for it. */
 int snap_limits_resolve(const struct gpu_limits *given, uint64_t kv_bytes_max, const struct model_config *config,
                         struct gpu_limits *out_limits, struct base_error *err);
 

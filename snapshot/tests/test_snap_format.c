@@ -327,11 +327,10 @@ static void test_manifest(void **state)
 
 /* ---- plan and proof ---- */
 
-static const struct gpu_limits limits = {.n_tokens_max = 16, .n_seqs_max = 1, .n_logits_max = 1, .n_ctx_max = 32,
-                                         .n_blocks = 2};
-
-static struct gpu_model *a_model(struct gpu_device *device)
+static struct gpu_model *a_model(struct gpu_device *device, uint32_t n_tokens_max, uint32_t n_logits_max)
 {
+    const struct gpu_limits limits = {.n_tokens_max = n_tokens_max, .n_seqs_max = 1, .n_logits_max = n_logits_max,
+                                      .n_ctx_max = 32, .n_blocks = 2};
     const struct model_config c = {.n_layers = 2, .hidden = 64, .n_heads = 2, .head_dim = 32, .rotary_dims = 8,
                                    .intermediate = 128, .vocab = 96, .n_positions = 64, .rotary_base = 10000,
                                    .norm_eps = 1e-5f, .parallel_residual = true, .attention_bias = true,
@@ -347,7 +346,7 @@ static void test_plan(void **state)
 {
     (void)state;
     struct gpu_device *device = fixture_device(NULL);
-    struct gpu_model *m = a_model(device);
+    struct gpu_model *m = a_model(device, 16, 1);
     struct snap_plan plan;
     struct base_buffer bytes;
     base_buffer_init(&bytes, 1 << 20);
@@ -418,18 +417,29 @@ static void test_proof(void **state)
 static void test_proof_runs(void **state)
 {
     (void)state;
+    /* tokens and rows of logits in a step: what one pass does, many must do the same */
+    static const uint32_t steps[][2] = {{64, 64}, {16, 1}, {1, 1}, {3, 2}, {15, 8}, {5, 16}};
     struct gpu_device *device = fixture_device(NULL);
-    struct gpu_model *m = a_model(device);
-    struct snap_proof p;
-    memset(gpu_model_host(m), 0, gpu_model_plan(m)->weights_bytes);
-    assert_int_equal(snap_proof_make(m, &p, NULL), 0);
-    assert_int_equal(p.n_prompt, 8);
-    assert_int_equal(p.n_tokens, 8);
-    assert_float_equal(p.logprobs[0], -4.564348f, 1e-5f); /* -ln 96 */
-    assert_int_equal(snap_proof_check(m, &p, NULL), 0);
-    p.logprobs[7] = p.logprobs[7] * 1.0000002f;
-    assert_int_equal(snap_proof_check(m, &p, NULL), ERR_CORRUPT);
-    gpu_model_free(m);
+    struct snap_proof first = {.n_prompt = 0};
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        struct snap_proof p;
+        struct base_error err = {0};
+        struct gpu_model *m = a_model(device, steps[i][0], steps[i][1]);
+        memset(gpu_model_host(m), 0, gpu_model_plan(m)->weights_bytes);
+        if (snap_proof_make(m, &p, &err) < 0)
+            fail_msg("%s", err.text);
+        assert_int_equal(p.n_prompt, 8);
+        assert_int_equal(p.n_tokens, 8);
+        assert_float_equal(p.logprobs[0], -4.564348f, 1e-5f); /* -ln 96 */
+        assert_int_equal(snap_proof_check(m, &p, NULL), 0);
+        if (i == 0)
+            first = p;
+        assert_memory_equal(&p, &first, sizeof(p));
+        p.logprobs[7] = p.logprobs[7] * 1.0000002f;
+        assert_int_equal(snap_proof_check(m, &p, &err), ERR_CORRUPT);
+        assert_non_null(strstr(err.text, "proof: token 7 is 0"));
+        gpu_model_free(m);
+    }
     gpu_close(device);
 }
 
