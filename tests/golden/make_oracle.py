@@ -25,13 +25,13 @@ PROMPTS = [
     "In the beginning",
     "The LORD is my shepherd",
     "Blessed are they that",
-    "And it came to pass in those days, that",
+    "And it came to pass, when the king",
     "Thus saith the LORD",
     "Jesus answered and said unto them",
     "A wise man",
     "Now these are the names of",
     "Fear not:",
-    "And the king of Babylon",
+    "And the king said unto",
     "Who is",
 ]
 
