@@ -79,14 +79,8 @@ extern const struct cpu_kernels cpu_kernels_avx2; /* AVX2, FMA, F16C: ask cpu_ke
 /* The table called name ("generic", "avx2"), or the best that this processor has for NULL and "auto". ERR_USAGE. */
 int cpu_kernels_pick(const char *name, const struct cpu_kernels **out_kernels, struct base_error *err);
 
-/* Floats of scratch that one thread needs for any call with K <= n_cols_max and position < n_positions_max. */
+/* Floats of scratch that one thread needs for any call with K <= n_cols_max and position < n_positions_max; and at least
+ * what loading wants. */
 size_t cpu_scratch_floats(uint32_t n_cols_max, uint32_t n_positions_max);
-
-/* What the avx2 matmul keeps there: a panel of weights in f32 and the unfinished sums of its outputs. */
-#define CPU_PANEL_ROWS   12
-#define CPU_PANEL_COLS   1024
-#define CPU_PANEL_TOKENS 64
-#define CPU_BLOCK_ROWS   48 /* four panels */
-#define CPU_LANES        8
 
 #endif

@@ -1,3 +1,6 @@
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <stdbool.h>
 #include <string.h>
 
@@ -6,8 +9,11 @@
 static bool has_avx2(void)
 {
 #if defined(__x86_64__)
+    unsigned eax, ebx, ecx, edx;
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    /* avx2 includes that the system saves the registers; clang has no name for f16c here */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &eax, &ebx, &ecx, &edx) &&
+           (ecx & bit_F16C);
 #else
     return false;
 #endif
@@ -29,17 +35,13 @@ int cpu_kernels_pick(const char *name, const struct cpu_kernels **out_kernels, s
     return 0;
 }
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 size_t cpu_scratch_floats(uint32_t n_cols_max, uint32_t n_positions_max)
 {
-    const size_t panel = CPU_PANEL_ROWS * CPU_PANEL_COLS + CPU_PANEL_TOKENS * CPU_BLOCK_ROWS * CPU_LANES;
-    const size_t row = n_cols_max; /* plain matmul */
-    const size_t scores =
-        ((size_t)n_positions_max / GPU_BLOCK_TOKENS + 1) * GPU_BLOCK_TOKENS; /* attention, whole blocks */
-    const size_t n = max_size(panel, max_size(row, scores));
+    const size_t row = n_cols_max; /* plain matmul: a row of weights in f32 */
+    const size_t scores = ((size_t)n_positions_max / GPU_BLOCK_TOKENS + 1) * GPU_BLOCK_TOKENS; /* of whole KV blocks */
+    size_t n =
+        16384; /* loading reads and converts this many at a time: 64 KB, enough for a read, little enough for L2 */
+    n = row > n ? row : n;
+    n = scores > n ? scores : n;
     return (n + 63) / 64 * 64; /* threads do not share cache lines */
 }

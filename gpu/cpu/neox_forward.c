@@ -161,13 +161,16 @@ static void matmul_task(void *context, uint32_t task, uint32_t thread)
     }
 }
 
+#define TASK_ROWS_STEP 12 /* whole tiles, whichever kernels */
+#define TASK_ROWS_MAX  48 /* f16 weights of one task and K = 4096: 393 KB, which stay in L2 for all tokens */
+
 /* Tasks small enough that all threads end together, large enough that claiming one is nothing beside doing it. */
 static uint32_t rows_per_task(uint32_t n_rows, uint64_t work, uint32_t n_threads)
 {
     const uint64_t by_work = work / SERIAL_WORK + 1, by_threads = 4 * (uint64_t)n_threads;
     const uint64_t n_tasks = by_work < by_threads ? by_work : by_threads;
-    const uint32_t rows = div_up((uint32_t)((n_rows + n_tasks - 1) / n_tasks), CPU_PANEL_ROWS) * CPU_PANEL_ROWS;
-    return min_u32(rows, CPU_BLOCK_ROWS);
+    const uint32_t rows = div_up((uint32_t)((n_rows + n_tasks - 1) / n_tasks), TASK_ROWS_STEP) * TASK_ROWS_STEP;
+    return min_u32(rows, TASK_ROWS_MAX);
 }
 
 /* y [T][N] = x [T][K] * w [N][K]^T + bias, then as `after` says; AFTER_ADD: ws.x += y */

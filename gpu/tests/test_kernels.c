@@ -141,7 +141,7 @@ static void matmul_at_edge_shapes(void **state)
                     run_matmul(dtypes[d], tokens[t], n, cols[k], FILL_UNIFORM, n % 2 == 0);
 }
 
-static void matmul_past_one_panel(void **state)
+static void matmul_of_long_rows(void **state)
 {
     (void)state;
     static const uint32_t shapes[][3] = {{65, 13, 1025}, {130, 25, 2049}, {17, 12, 1024},
@@ -584,7 +584,7 @@ int main(void)
         cmocka_unit_test(widen_is_exact),
         cmocka_unit_test(narrow_rounds_to_nearest_even),
         cmocka_unit_test(matmul_at_edge_shapes),
-        cmocka_unit_test(matmul_past_one_panel),
+        cmocka_unit_test(matmul_of_long_rows),
         cmocka_unit_test(matmul_of_extreme_values),
         cmocka_unit_test(matmul_does_not_depend_on_the_tiling),
         cmocka_unit_test(matmul_writes_its_rows_alone),

@@ -3,7 +3,7 @@
 
 enum { N_CTX = 160, N_BLOCKS = 80 };
 
-/* Tails everywhere: K, N and D that vectors and tiles do not divide; mlp_wide: sums longer than a panel of the matmul. */
+/* Tails everywhere: K, N and D that vectors and tiles do not divide. */
 static struct model_config config_of(bool parallel, uint32_t rotary_dims, uint32_t intermediate)
 {
     return (struct model_config){.n_layers = 2,
@@ -141,15 +141,17 @@ static void check_same_bits(const struct model_config *config, enum model_dtype 
 static void same_sequence_same_bits(void **state)
 {
     const char *kernels = *state;
-    /* the generic matmul has one way for all dtypes, and is slow */
-    const enum model_dtype last = strcmp(kernels, "generic") == 0 ? MODEL_F32 : MODEL_BF16;
+    /* the generic matmul has one way for all dtypes and lengths, and is slow */
+    const bool generic = strcmp(kernels, "generic") == 0;
+    const enum model_dtype last = generic ? MODEL_F32 : MODEL_BF16;
     for (int parallel = 0; parallel < 2; parallel++)
         for (enum model_dtype dtype = MODEL_F32; dtype <= last; dtype++) {
             const struct model_config narrow = config_of(parallel, 10, 301);
             check_same_bits(&narrow, dtype, kernels);
         }
     const struct model_config wide = config_of(true, 40, 2077);
-    check_same_bits(&wide, MODEL_F16, kernels);
+    if (!generic)
+        check_same_bits(&wide, MODEL_F16, kernels);
 }
 
 /* Two sequences may read the same blocks: a prefix that a third one wrote. */
