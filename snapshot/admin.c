@@ -23,7 +23,8 @@ enum { READERS = 8, PREFIX_CHARS_MIN = 4 };
 
 /* ---- build ---- */
 
-static int record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out, struct base_error *err)
+static int record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out,
+                          struct base_error *err)
 {
     struct snap_file *f = NULL;
     int rc = snap_file_open(path, &f, err);
@@ -61,7 +62,8 @@ static int build_is_there(struct build *b, const char *id, struct schema_snapsho
     return !b->force && snap_store_has(b->store, id) && record_of_id(b->store, id, out_record, NULL) == 0;
 }
 
-static int build_run(struct build *b, struct schema_snapshot_record *out_record, bool *out_built, struct base_error *err)
+static int build_run(struct build *b, struct schema_snapshot_record *out_record, bool *out_built,
+                     struct base_error *err)
 {
     struct snap_found found;
     char id[SNAP_ID_CHARS + 1];
@@ -121,8 +123,8 @@ struct list {
 static void record_unreadable(const struct snap_store_item *item, const struct stat *st, const char *why,
                               struct schema_snapshot_record *out)
 {
-    *out = (struct schema_snapshot_record){.state = item->state, .bytes = (uint64_t)st->st_size,
-                                           .created_ms = (int64_t)st->st_mtime * 1000};
+    *out = (struct schema_snapshot_record){
+        .state = item->state, .bytes = (uint64_t)st->st_size, .created_ms = (int64_t)st->st_mtime * 1000};
     memcpy(out->id, item->id, sizeof(out->id));
     snprintf(out->file, sizeof(out->file), "%s", item->file);
     snprintf(out->reason, sizeof(out->reason), "%.255s", why);
@@ -271,8 +273,8 @@ static bool is_path(const char *which)
     return strchr(which, '/') || (n > 5 && strcmp(which + n - 5, ".snap") == 0);
 }
 
-int snap_store_resolve(struct snap_store *store, const char *which, struct schema_snapshot_record *out, char path[PATH_MAX],
-                       struct base_error *err)
+int snap_store_resolve(struct snap_store *store, const char *which, struct schema_snapshot_record *out,
+                       char path[PATH_MAX], struct base_error *err)
 {
     if (is_path(which) && base_file_exists(which)) {
         snprintf(path, PATH_MAX, "%s", which);
@@ -358,8 +360,8 @@ static int verify_on_device(const struct snap_file *f, struct gpu_device *device
     struct snap_fingerprint wanted;
     const struct snap_fingerprint *have = &f->manifest.fingerprint;
     const struct gpu_limits limits = {.n_tokens_max = 64, .n_seqs_max = 1};
-    const struct snap_restore restore = {.device = device, .path = f->path, .wanted = &wanted, .limits = &limits,
-                                         .progress = progress};
+    const struct snap_restore restore = {
+        .device = device, .path = f->path, .wanted = &wanted, .limits = &limits, .progress = progress};
     struct snap_restored restored;
     int rc = snap_fingerprint_init(&wanted, gpu_device_info(device), have->value[SNAP_FP_DTYPE], "", err);
     if (rc < 0)

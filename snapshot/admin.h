@@ -29,13 +29,13 @@ int snap_admin_list(struct snap_store *store, struct schema_snapshot_record **ou
 int snap_admin_find(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,
                     struct base_error *err);
 
-/* What the file says of itself: fingerprint field by field, sections, chunks, tensors, proof; as JSON or for people. Checks
- * the header's digest first. */
+/* What the file says of itself: fingerprint field by field, sections, chunks, tensors, proof; as JSON or for people.
+ * Checks the header's digest first. */
 int snap_admin_show(struct snap_store *store, const char *which, struct base_json *json, struct base_buffer *text,
                     struct base_error *err);
 
-/* Reads the whole file and checks every checksum; device not NULL: restores it and checks the proof too. ERR_CORRUPT names
- * the section, chunk and offset of the first fault. */
+/* Reads the whole file and checks every checksum; device not NULL: restores it and checks the proof too. ERR_CORRUPT
+ * names the section, chunk and offset of the first fault. */
 int snap_admin_verify(struct snap_store *store, const char *which, struct gpu_device *device, bool progress,
                       uint64_t *out_bytes, struct base_error *err);
 

@@ -167,9 +167,12 @@ static void text_manifest(const struct shown *s, struct base_buffer *out)
 static void text_layout(const struct shown *s, struct base_buffer *out)
 {
     const struct model_config *c = &s->plan.config;
-    base_buffer_printf(out, "model\n  %u layers, hidden %u, %u heads of %u, %u of them rotated, intermediate %u, vocabulary %u, "
-                       "%u positions, %.1f M parameters\n", c->n_layers, c->hidden, c->n_heads, c->head_dim, c->rotary_dims,
-                       c->intermediate, c->vocab, c->n_positions, (double)model_config_n_parameters(c) / 1e6);
+    base_buffer_printf(
+        out,
+        "model\n  %u layers, hidden %u, %u heads of %u, %u of them rotated, intermediate %u, vocabulary %u, "
+        "%u positions, %.1f M parameters\n",
+        c->n_layers, c->hidden, c->n_heads, c->head_dim, c->rotary_dims, c->intermediate, c->vocab, c->n_positions,
+        (double)model_config_n_parameters(c) / 1e6);
     base_buffer_printf(out, "sections (%u chunks of up to %d bytes)\n", s->file->layout.n_chunks, SNAP_CHUNK_BYTES);
     for (int i = 0; i < SNAP_SECTION_N; i++) {
         const struct snap_section *x = &s->file->layout.sections[i];
@@ -194,8 +197,8 @@ static void text_tensors(const struct snap_plan *p, struct base_buffer *out)
     base_buffer_printf(out, "tensors (%u)", p->n_tensors);
     for (uint32_t i = 0; i < p->n_tensors; i++) {
         const struct gpu_tensor *t = &p->tensors[i];
-        base_buffer_printf(out, "\n  %-48s %-4s [%u][%u] at %" PRIu64, t->name, model_dtype_name(t->dtype), t->rows, t->cols,
-                           t->offset);
+        base_buffer_printf(out, "\n  %-48s %-4s [%u][%u] at %" PRIu64, t->name, model_dtype_name(t->dtype), t->rows,
+                           t->cols, t->offset);
     }
 }
 

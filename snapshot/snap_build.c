@@ -97,7 +97,8 @@ static int disk_full(const struct build_job *job, struct base_error *err)
 static int build_reserve(const struct build_job *job, struct base_error *err)
 {
     if (ftruncate(job->file->fd, (off_t)job->layout.file_bytes) < 0)
-        return errno == EFBIG || errno == ENOSPC ? disk_full(job, err) : base_fail_errno(err, "size %s", job->file->path);
+        return errno == EFBIG || errno == ENOSPC ? disk_full(job, err)
+                                                 : base_fail_errno(err, "size %s", job->file->path);
     for (int i = 0; i < SNAP_SECTION_N; i++) {
         const struct snap_section *s = &job->layout.sections[i];
         int rc;

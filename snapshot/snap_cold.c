@@ -106,7 +106,8 @@ int snap_cold_lease(const struct snap_cold *cold, struct snap_store *store, cons
     return rc < 0 ? rc : snap_lease_take(store, key, out_lease, err);
 }
 
-static int compute_digest(const struct snap_cold *cold, struct snap_request *request, bool progress, struct base_error *err)
+static int compute_digest(const struct snap_cold *cold, struct snap_request *request, bool progress,
+                          struct base_error *err)
 {
     struct model_file_digest digest;
     char hex[SNAP_SHA256_CHARS + 1];
@@ -123,7 +124,8 @@ static int compute_digest(const struct snap_cold *cold, struct snap_request *req
     return 0;
 }
 
-/* The files are still the ones whose identity the request carries: else digest, weights and identity may not belong together. */
+/* The files are still the ones whose identity the request carries: else digest, weights and identity may not belong
+ * together. */
 static int check_unchanged(const struct snap_cold *cold, const struct snap_request *request, struct base_error *err)
 {
     struct model_file_digest identity;
@@ -137,8 +139,8 @@ static int check_unchanged(const struct snap_cold *cold, const struct snap_reque
     return 0;
 }
 
-int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, struct snap_request *request, bool progress,
-                       char out_id[SNAP_ID_CHARS + 1], struct base_error *err)
+int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, struct snap_request *request,
+                       bool progress, char out_id[SNAP_ID_CHARS + 1], struct base_error *err)
 {
     int rc = 0;
     snprintf(request->file_dtype, sizeof(request->file_dtype), "%s", model_dtype_name(cold->file_dtype));
@@ -150,7 +152,10 @@ int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, s
             snap_fingerprint_set(&request->wanted, SNAP_FP_MODEL, "");
             return rc;
         }
-        const struct snap_index_change learnt = {.name = "", .files = request->files, .env = "", .env_auto = "",
+        const struct snap_index_change learnt = {.name = "",
+                                                 .files = request->files,
+                                                 .env = "",
+                                                 .env_auto = "",
                                                  .model_digest = request->wanted.value[SNAP_FP_MODEL],
                                                  .file_dtype = request->file_dtype};
         snap_store_put(store, &learnt, SNAP_STORE_ALL);
@@ -165,8 +170,12 @@ int snap_cold_build(struct snap_cold *cold, struct snap_store *store, struct sna
                     struct base_error *err)
 {
     assert(request->wanted.value[SNAP_FP_MODEL][0] && cold->tokenizer);
-    struct snap_build build = {.store = store, .lease = lease, .model = cold->gpu, .tokenizer = cold->blob.data,
-                               .tokenizer_bytes = cold->blob.n, .progress = progress};
+    struct snap_build build = {.store = store,
+                               .lease = lease,
+                               .model = cold->gpu,
+                               .tokenizer = cold->blob.data,
+                               .tokenizer_bytes = cold->blob.n,
+                               .progress = progress};
     struct snap_manifest *m = &build.manifest;
     m->fingerprint = request->wanted;
     snap_fingerprint_set(&m->fingerprint, SNAP_FP_DTYPE, model_dtype_name(cold->dtype));

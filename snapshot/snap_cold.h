@@ -1,4 +1,5 @@
-/* snap_cold - the slow way: from a model's directory to a model, and to the snapshot that spares the next start all this.
+/* snap_cold - the slow way: from a model's directory to a model, and to the snapshot that spares the next start all
+ * this.
  *
  *   OPEN       configuration and tensor headers are read and checked; the dtype is known
  *   -> LOADED  snap_cold_load: weights converted and packed, tokenizer compiled
@@ -19,8 +20,8 @@ struct snap_cold {
     struct model_config config;
     struct model_weights *weights;
     enum model_dtype dtype, file_dtype;
-    struct gpu_model *gpu;              /* LOADED on */
-    struct model_tokenizer *tokenizer;  /* stands on blob */
+    struct gpu_model *gpu;             /* LOADED on */
+    struct model_tokenizer *tokenizer; /* stands on blob */
     struct base_buffer blob;
 };
 
@@ -34,9 +35,10 @@ void snap_cold_done(struct snap_cold *cold);
 int snap_cold_lease(const struct snap_cold *cold, struct snap_store *store, const struct snap_request *request,
                     struct snap_lease **out_lease, struct base_error *err);
 
-/* Completes the request's fingerprint: dtype, and the model's digest, which is computed when no index knew it, and recorded. */
-int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, struct snap_request *request, bool progress,
-                       char out_id[SNAP_ID_CHARS + 1], struct base_error *err);
+/* Completes the request's fingerprint: dtype, and the model's digest, which is computed when no index knew it, and
+ * recorded. */
+int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, struct snap_request *request,
+                       bool progress, char out_id[SNAP_ID_CHARS + 1], struct base_error *err);
 
 /* Writes the snapshot and tells the indexes. ERR_INPUT: the directory's files changed since the request was made. */
 int snap_cold_build(struct snap_cold *cold, struct snap_store *store, struct snap_lease *lease,

@@ -23,7 +23,7 @@ int snap_sha256(const struct snap_part *parts, size_t n_parts, uint8_t out[SNAP_
 /* The first 128 bits of SHA-256 over text, in hex. */
 int snap_digest_id(const void *text, size_t n, char out[SNAP_ID_CHARS + 1], struct base_error *err);
 
-void snap_hex(const uint8_t *bytes, size_t n, char *out);   /* 2 n digits and a NUL */
-bool snap_is_hex(const char *text, size_t n_digits);        /* exactly n_digits of 0-9a-f, then the NUL */
+void snap_hex(const uint8_t *bytes, size_t n, char *out); /* 2 n digits and a NUL */
+bool snap_is_hex(const char *text, size_t n_digits);      /* exactly n_digits of 0-9a-f, then the NUL */
 
 #endif

@@ -86,12 +86,15 @@ int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct b
     if (rc < 0)
         return rc;
     if (snap_chunk_hash(to, c.bytes) != f->hashes[chunk])
-        return base_fail(err, ERR_CORRUPT, "section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
-                         ", %u bytes) does not match its checksum", snap_section_name(c.kind), c.at, c.offset, c.bytes);
+        return base_fail(err, ERR_CORRUPT,
+                         "section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
+                         ", %u bytes) does not match its checksum",
+                         snap_section_name(c.kind), c.at, c.offset, c.bytes);
     return 0;
 }
 
-int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes, struct base_error *err)
+int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes,
+                           struct base_error *err)
 {
     const struct snap_section *s = &f->layout.sections[kind];
     uint8_t *bytes = aligned_alloc(SNAP_PAGE_BYTES, s->stored_bytes);
@@ -216,8 +219,8 @@ void snap_file_close(struct snap_file *f)
 void snap_file_record(const struct snap_file *f, const char *file_name, struct schema_snapshot_record *out_record)
 {
     const struct snap_manifest *m = &f->manifest;
-    struct schema_snapshot_record r = {.state = SCHEMA_SNAPSHOT_READY, .bytes = f->layout.file_bytes,
-                                       .created_ms = m->created_ms};
+    struct schema_snapshot_record r = {
+        .state = SCHEMA_SNAPSHOT_READY, .bytes = f->layout.file_bytes, .created_ms = m->created_ms};
     snprintf(r.id, sizeof(r.id), "%s", m->id);
     snprintf(r.name, sizeof(r.name), "%s", m->name);
     snprintf(r.file, sizeof(r.file), "%s", file_name);

@@ -1,14 +1,14 @@
 /* snap_file - an opened snapshot: its header, tables and manifest are checked, its chunks can be read.
  *
- * Every chunk is hashed by the thread that read it, while it is hot in that core's cache. A chunk that is in the page cache
- * is copied from there; one that is not is read with O_DIRECT where the file system can, so that a large file neither
- * pays for a copy nor pushes everything else out of the cache.
+ * Every chunk is hashed by the thread that read it, while it is hot in that core's cache. A chunk that is in the page
+ * cache is copied from there; one that is not is read with O_DIRECT where the file system can, so that a large file
+ * neither pays for a copy nor pushes everything else out of the cache.
  *
  * (1) snap_file_open succeeds only when header, chunk table and manifest match their checksums.
  * (2) snap_file_read_chunk succeeds only when the chunk matches its own.
  *
- * ERR_CORRUPT always means that the file itself is at fault (an I/O error of the medium included); any other code that the
- * file may be fine. Messages do not name the file: who asked for it does. */
+ * ERR_CORRUPT always means that the file itself is at fault (an I/O error of the medium included); any other code that
+ * the file may be fine. Messages do not name the file: who asked for it does. */
 #ifndef ROUSE_SNAPSHOT_SNAP_FILE_H
 #define ROUSE_SNAPSHOT_SNAP_FILE_H
 
@@ -44,7 +44,8 @@ void snap_file_close(struct snap_file *f);
 int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct base_error *err);
 
 /* A whole section into new memory (page-aligned, stored bytes long; free() it). */
-int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes, struct base_error *err);
+int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes,
+                           struct base_error *err);
 
 /* What an index would know of it. file_name: relative to the store. */
 void snap_file_record(const struct snap_file *f, const char *file_name, struct schema_snapshot_record *out_record);

@@ -1,8 +1,8 @@
 /* snap_fingerprint - what makes a snapshot fit: all fields equal, or it is another snapshot.
  *
- * Its canonical text is one `field value` line per field, in the order below; values are printable ASCII, anything else is
- * %XX. The id of a snapshot is the first half of that text's SHA-256. The env is the same over everything but the model:
- * what a worker knows of itself before it knows which weights a name stands for. */
+ * Its canonical text is one `field value` line per field, in the order below; values are printable ASCII, anything
+ * else is %XX. The id of a snapshot is the first half of that text's SHA-256. The env is the same over everything but
+ * the model: what a worker knows of itself before it knows which weights a name stands for. */
 #ifndef ROUSE_SNAPSHOT_SNAP_FINGERPRINT_H
 #define ROUSE_SNAPSHOT_SNAP_FINGERPRINT_H
 
@@ -21,7 +21,7 @@ enum snap_fingerprint_field {
     SNAP_FP_DEVICE,
     SNAP_FP_ARCH,
     SNAP_FP_DRIVER,
-    SNAP_FP_KEY,    /* --snapshot-key */
+    SNAP_FP_KEY, /* --snapshot-key */
     SNAP_FP_N
 };
 
@@ -44,13 +44,13 @@ int snap_fingerprint_id(const struct snap_fingerprint *f, char out_id[SNAP_ID_CH
 int snap_fingerprint_env(const struct snap_fingerprint *f, const char *dtype, char out_env[SNAP_ID_CHARS + 1],
                          struct base_error *err);
 
-/* The fields that differ, as "arch is x86-64-avx2, wanted x86-64-generic; ..."; returns how many. A wanted model of "" and
- * a wanted dtype of "auto" fit anything. */
+/* The fields that differ, as "arch is x86-64-avx2, wanted x86-64-generic; ..."; returns how many. A wanted model of ""
+ * and a wanted dtype of "auto" fit anything. */
 size_t snap_fingerprint_diff(const struct snap_fingerprint *have, const struct snap_fingerprint *wanted, char *out,
                              size_t size);
 
-/* Printable ASCII without spaces and %, everything else as %XX; false when it does not fit. Unescape refuses what escape
- * does not write. */
+/* Printable ASCII without spaces and %, everything else as %XX; false when it does not fit. Unescape refuses what
+ * escape does not write. */
 bool snap_escape(const char *text, char *out, size_t size);
 bool snap_unescape(const char *text, char *out, size_t size);
 

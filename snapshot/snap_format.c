@@ -7,22 +7,23 @@
 
 #include "base/bytes.h"
 
-/* The second half catches what file transfers do to binary files: line ends rewritten, the eighth bit cut, text stopped at
- * ^Z (the habit of PNG's signature). */
+/* The second half catches what file transfers do to binary files: line ends rewritten, the eighth bit cut, text
+ * stopped at ^Z (the habit of PNG's signature). */
 static const uint8_t magic[8] = {'R', 'S', 'N', 0x89, '\r', '\n', 0x1a, '\n'};
 
 enum { SECTION_ENTRY_BYTES = 32, DIGEST_AT = 48, TABLE_AT = 80 };
-_Static_assert(TABLE_AT + SNAP_SECTION_N * SECTION_ENTRY_BYTES <= SNAP_HEADER_BYTES, "the section table fits the header");
+_Static_assert(TABLE_AT + SNAP_SECTION_N * SECTION_ENTRY_BYTES <= SNAP_HEADER_BYTES,
+               "the section table fits the header");
 
 static const struct {
     const char *name;
     uint64_t bytes_max;
 } kinds[SNAP_SECTION_N] = {
     [SNAP_MANIFEST] = {"manifest", SNAP_MANIFEST_BYTES_MAX},
-    [SNAP_PLAN] = {"plan", 4u << 20},           /* 96 bytes a tensor; 20b has 532 of them */
+    [SNAP_PLAN] = {"plan", 4u << 20}, /* 96 bytes a tensor; 20b has 532 of them */
     [SNAP_PROOF] = {"proof", 64u << 10},
     [SNAP_TOKENIZER] = {"tokenizer", 1u << 30},
-    [SNAP_WEIGHTS] = {"weights", 1ull << 41},   /* 2 TiB: 4 MiB of chunk table */
+    [SNAP_WEIGHTS] = {"weights", 1ull << 41}, /* 2 TiB: 4 MiB of chunk table */
 };
 
 const char *snap_section_name(enum snap_section_kind kind)

@@ -16,20 +16,20 @@
 #define SNAP_FORMAT_VERSION 1
 
 enum {
-    SNAP_PAGE_BYTES = 4096,         /* unit of every read: O_DIRECT never meets a ragged end */
+    SNAP_PAGE_BYTES = 4096, /* unit of every read: O_DIRECT never meets a ragged end */
     SNAP_HEADER_BYTES = 4096,
-    SNAP_SECTION_ALIGN = 2 << 20,   /* a huge page: sections can be mapped as such */
-    SNAP_CHUNK_BYTES = 4 << 20,     /* what is read and verified at once */
+    SNAP_SECTION_ALIGN = 2 << 20, /* a huge page: sections can be mapped as such */
+    SNAP_CHUNK_BYTES = 4 << 20,   /* what is read and verified at once */
     SNAP_MANIFEST_BYTES_MAX = 64 << 10
 };
 
 enum snap_section_kind { /* in the order they lie in the file */
-    SNAP_MANIFEST,
-    SNAP_PLAN,
-    SNAP_PROOF,
-    SNAP_TOKENIZER,
-    SNAP_WEIGHTS,
-    SNAP_SECTION_N
+                         SNAP_MANIFEST,
+                         SNAP_PLAN,
+                         SNAP_PROOF,
+                         SNAP_TOKENIZER,
+                         SNAP_WEIGHTS,
+                         SNAP_SECTION_N
 };
 const char *snap_section_name(enum snap_section_kind kind); /* "manifest" */
 
@@ -49,9 +49,9 @@ struct snap_layout {
 
 struct snap_chunk {
     enum snap_section_kind kind;
-    uint64_t offset;     /* in the file */
-    uint64_t at;         /* in the section */
-    uint32_t bytes;      /* stored bytes, a multiple of SNAP_PAGE_BYTES */
+    uint64_t offset; /* in the file */
+    uint64_t at;     /* in the section */
+    uint32_t bytes;  /* stored bytes, a multiple of SNAP_PAGE_BYTES */
 };
 
 /* ERR_INPUT names a section that is empty or larger than a snapshot may hold. */

@@ -1,7 +1,9 @@
-/* snap_index - how a name or a directory leads to a snapshot. Two kinds behind one interface: Redis and files in the store.
+/* snap_index - how a name or a directory leads to a snapshot. Two kinds behind one interface: Redis and files in the
+ * store.
  *
- * An index is a hint, never the truth: that a snapshot exists is decided by its file, what it is by the file's manifest.
- * So an index may be empty, stale or wrong; the next in line is asked then, and the store's files are the last.
+ * An index is a hint, never the truth: that a snapshot exists is decided by its file, what it is by the file's
+ * manifest. So an index may be empty, stale or wrong; the next in line is asked then, and the store's files are the
+ * last.
  *
  * What it holds:
  *   (name, env)   -> id                     of the newest snapshot of that name for such a worker
@@ -48,7 +50,8 @@ struct snap_index_ops {
     /* One question (Redis: one round trip). 0 also when the entry is empty; ERR_SERVICE, ERR_INPUT (garbage), ERR_IO. */
     int (*find)(struct snap_index *ix, const struct snap_index_query *q, struct snap_index_entry *out_entry,
                 struct base_error *err);
-    int (*record)(struct snap_index *ix, const char *id, struct schema_snapshot_record *out_record, struct base_error *err);
+    int (*record)(struct snap_index *ix, const char *id, struct schema_snapshot_record *out_record,
+                  struct base_error *err);
     int (*put)(struct snap_index *ix, const struct snap_index_change *change, struct base_error *err);
     /* Forgets the snapshot's record, and what q (may be NULL) leads to if that is the snapshot. */
     int (*drop)(struct snap_index *ix, const char *id, const struct snap_index_query *q, struct base_error *err);

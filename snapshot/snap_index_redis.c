@@ -4,8 +4,8 @@
  *   rouse:model:files:<identity> hash   <env> -> id, "digest" -> model digest, "dtype" -> the files' dtype; expires
  *   rouse:snapshot:<id>          string snapshot-record/1
  *
- * A look-up is one script, a change is one script: nobody sees half of either. Keys of another type under our prefix are
- * replaced by a put. */
+ * A look-up is one script, a change is one script: nobody sees half of either. Keys of another type under our prefix
+ * are replaced by a put. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,11 +32,10 @@ static struct index_redis *redis_of(struct snap_index *ix)
     return (struct index_redis *)ix;
 }
 
-static const char find_script[] =
-    "local id = redis.call('HGET', KEYS[1], ARGV[1])\n"
-    "local record = id and redis.call('GET', 'rouse:snapshot:' .. id)\n"
-    "local files = redis.call('HMGET', KEYS[1], 'digest', 'dtype')\n"
-    "return {id, record, files[1], files[2]}\n";
+static const char find_script[] = "local id = redis.call('HGET', KEYS[1], ARGV[1])\n"
+                                  "local record = id and redis.call('GET', 'rouse:snapshot:' .. id)\n"
+                                  "local files = redis.call('HMGET', KEYS[1], 'digest', 'dtype')\n"
+                                  "return {id, record, files[1], files[2]}\n";
 
 static const char record_script[] = "return {redis.call('GET', KEYS[1])}\n";
 
@@ -72,8 +71,8 @@ static const char drop_script[] =
 static int eval(struct index_redis *ix, const char *script, bool writes, int n_keys, int n_args, const char **args,
                 size_t *lengths, redisReply **out_reply, struct base_error *err)
 {
-    const struct snap_redis_call call = {.script = script, .writes = writes, .n_keys = n_keys, .n_args = n_args,
-                                         .args = args, .lengths = lengths};
+    const struct snap_redis_call call = {
+        .script = script, .writes = writes, .n_keys = n_keys, .n_args = n_args, .args = args, .lengths = lengths};
     return snap_redis_eval(ix->redis, &call, out_reply, err);
 }
 
@@ -119,8 +118,8 @@ static bool take_record(const redisReply *r, struct snap_index_entry *e)
 {
     if (r->type == REDIS_REPLY_NIL)
         return true;
-    e->has_record = r->type == REDIS_REPLY_STRING &&
-                    schema_snapshot_record_decode(r->str, (size_t)r->len, &e->record, NULL) == 0;
+    e->has_record =
+        r->type == REDIS_REPLY_STRING && schema_snapshot_record_decode(r->str, (size_t)r->len, &e->record, NULL) == 0;
     return e->has_record;
 }
 
@@ -169,8 +168,8 @@ static int redis_record(struct snap_index *base, const char *id, struct schema_s
     redisReply *reply = NULL;
     measure(1, args, lengths);
     int rc = eval(redis_of(base), record_script, false, 1, 1, args, lengths, &reply, err);
-    if (rc == 0 && (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 ||
-                    reply->element[0]->type != REDIS_REPLY_STRING))
+    if (rc == 0 &&
+        (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 || reply->element[0]->type != REDIS_REPLY_STRING))
         rc = base_fail(err, ERR_NOTFOUND, "redis index: no record of %s", id);
     if (rc == 0)
         rc = schema_snapshot_record_decode(reply->element[0]->str, (size_t)reply->element[0]->len, out_record, err);
@@ -191,8 +190,16 @@ static int put_bytes(struct index_redis *ix, const struct snap_index_change *c, 
         return rc;
     if (c->record)
         record_key(c->record->id, record_at);
-    const char *args[] = {record_at, name_at, files_at, c->record ? c->record->id : "", base_buffer_cstr(record), c->env,
-                          c->env_auto, c->model_digest, c->file_dtype, FILES_TTL_S};
+    const char *args[] = {record_at,
+                          name_at,
+                          files_at,
+                          c->record ? c->record->id : "",
+                          base_buffer_cstr(record),
+                          c->env,
+                          c->env_auto,
+                          c->model_digest,
+                          c->file_dtype,
+                          FILES_TTL_S};
     enum { N = sizeof(args) / sizeof(args[0]) };
     size_t lengths[N];
     redisReply *reply = NULL;

@@ -22,7 +22,7 @@
 enum { RENEW_S = 5, VALUE_MAX = 64, KEY_MAX = 64 };
 
 struct snap_lease {
-    int fd; /* the lock file */
+    int fd;                   /* the lock file */
     struct snap_redis *redis; /* NULL: the file alone */
     char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX];
     pthread_mutex_t lock; /* guards stopping */
@@ -31,22 +31,21 @@ struct snap_lease {
     pthread_t thread;
 };
 
-/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>: tokens alone would repeat after a flush. A key that does
- * not expire is no lease of ours. */
-static const char take_script[] =
-    "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
-    "local value = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]\n"
-    "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
-    "return value\n";
+/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>: tokens alone would repeat after a flush. A key
+ * that does not expire is no lease of ours. */
+static const char take_script[] = "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
+                                  "local value = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]\n"
+                                  "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
+                                  "return value\n";
 
-/* KEYS: lease, fence. ARGV: value, token, ms. A lease that ran out is taken up again as long as nobody else had it since. */
-static const char renew_script[] =
-    "local now = redis.call('GET', KEYS[1])\n"
-    "local fence = tonumber(redis.call('GET', KEYS[2]) or '0')\n"
-    "if now and now ~= ARGV[1] then return 0 end\n"
-    "if not now and fence > tonumber(ARGV[2]) then return 0 end\n"
-    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])\n"
-    "return 1\n";
+/* KEYS: lease, fence. ARGV: value, token, ms. A lease that ran out is taken up again as long as nobody else had it
+ * since. */
+static const char renew_script[] = "local now = redis.call('GET', KEYS[1])\n"
+                                   "local fence = tonumber(redis.call('GET', KEYS[2]) or '0')\n"
+                                   "if now and now ~= ARGV[1] then return 0 end\n"
+                                   "if not now and fence > tonumber(ARGV[2]) then return 0 end\n"
+                                   "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])\n"
+                                   "return 1\n";
 
 static const char release_script[] =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end\n"

@@ -1,13 +1,14 @@
 /* snap_lease - the right to build, held by one process at a time.
  *
  * Always a flock'ed file in the store: builders of one node, and Redis away. With Redis a lease as well (SET PX with a
- * fencing token from INCR), which a small thread renews while the build lasts. What is leased is (name, env): known before
- * anything was read, so that who comes second serves at once instead of computing a digest first.
+ * fencing token from INCR), which a small thread renews while the build lasts. What is leased is (name, env): known
+ * before anything was read, so that who comes second serves at once instead of computing a digest first.
  *
  *   FREE -> HELD  snap_lease_take        HELD -> FREE  snap_lease_release, or the process dies (flock at once, Redis 15 s)
  *
  * (1) While Redis answers, no two holders of one lease pass snap_lease_check.
- * (2) Without Redis, none on one node do. Two nodes may then build the same snapshot: same id, same bytes, one rename wins. */
+ * (2) Without Redis, none on one node do. Two nodes may then build the same snapshot: same id, same bytes, one rename
+ * wins. */
 #ifndef ROUSE_SNAPSHOT_SNAP_LEASE_H
 #define ROUSE_SNAPSHOT_SNAP_LEASE_H
 
@@ -18,7 +19,8 @@ struct snap_lease;
 
 /* key: 32 hex digits. ERR_AGAIN: another builder holds it. Redis away is no error. */
 int snap_lease_take(struct snap_store *store, const char *key, struct snap_lease **out_lease, struct base_error *err);
-/* Right before publishing: ERR_AGAIN when the lease was lost meanwhile (this process was stopped for longer than it lasts). */
+/* Right before publishing: ERR_AGAIN when the lease was lost meanwhile (this process was stopped for longer than it
+ * lasts). */
 int snap_lease_check(struct snap_lease *lease, struct base_error *err);
 void snap_lease_release(struct snap_lease *lease);
 

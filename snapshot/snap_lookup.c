@@ -176,8 +176,9 @@ bool snap_look_up(struct snap_store *store, struct snap_request *request, struct
     return scan.any;
 }
 
-void snap_look_up_tell(struct snap_store *store, const struct snap_request *request, const struct snap_manifest *manifest,
-                       const struct schema_snapshot_record *record, unsigned which)
+void snap_look_up_tell(struct snap_store *store, const struct snap_request *request,
+                       const struct snap_manifest *manifest, const struct schema_snapshot_record *record,
+                       unsigned which)
 {
     const char *dtype = manifest->fingerprint.value[SNAP_FP_DTYPE];
     char env[SNAP_ID_CHARS + 1], env_auto[SNAP_ID_CHARS + 1] = "";
@@ -186,8 +187,11 @@ void snap_look_up_tell(struct snap_store *store, const struct snap_request *requ
     if (strcmp(dtype, manifest->file_dtype) == 0 &&
         snap_fingerprint_env(&manifest->fingerprint, "auto", env_auto, NULL) < 0)
         return;
-    const struct snap_index_change change = {.record = record, .name = request->name, .files = request->files,
-                                             .env = env, .env_auto = env_auto,
+    const struct snap_index_change change = {.record = record,
+                                             .name = request->name,
+                                             .files = request->files,
+                                             .env = env,
+                                             .env_auto = env_auto,
                                              .model_digest = manifest->fingerprint.value[SNAP_FP_MODEL],
                                              .file_dtype = manifest->file_dtype};
     snap_store_put(store, &change, which);

@@ -1,8 +1,8 @@
 /* snap_lookup - what is asked for, and the snapshot that answers it.
  *
- * A directory is asked for by the identity of its files, and when it is gone by its last part as a name. The indexes are
- * asked in order (Redis, files), then the store's own files are read. Whatever an index says, the file decides: an entry
- * whose file is not there is dropped, and an index that did not know is told after the restore. */
+ * A directory is asked for by the identity of its files, and when it is gone by its last part as a name. The indexes
+ * are asked in order (Redis, files), then the store's own files are read. Whatever an index says, the file decides: an
+ * entry whose file is not there is dropped, and an index that did not know is told after the restore. */
 #ifndef ROUSE_SNAPSHOT_SNAP_LOOKUP_H
 #define ROUSE_SNAPSHOT_SNAP_LOOKUP_H
 
@@ -27,17 +27,18 @@ int snap_request_init(struct snap_request *out, const struct gpu_info *info, con
 
 struct snap_found {
     char id[SNAP_ID_CHARS + 1];
-    unsigned untold;   /* the indexes that did not lead here: a bit each */
-    char reason[256];  /* when nothing was found: of a quarantine, if that is why */
+    unsigned untold;  /* the indexes that did not lead here: a bit each */
+    char reason[256]; /* when nothing was found: of a quarantine, if that is why */
 };
 
-/* True: the file is there. False: nothing in the store answers (an unreadable store included). Learns the model's digest and
- * its files' dtype for the request, when an index knows them. */
+/* True: the file is there. False: nothing in the store answers (an unreadable store included). Learns the model's
+ * digest and its files' dtype for the request, when an index knows them. */
 bool snap_look_up(struct snap_store *store, struct snap_request *request, struct snap_found *out_found);
 
 /* Tells the indexes in `which` what leads to the snapshot with this manifest and record. */
-void snap_look_up_tell(struct snap_store *store, const struct snap_request *request, const struct snap_manifest *manifest,
-                       const struct schema_snapshot_record *record, unsigned which);
+void snap_look_up_tell(struct snap_store *store, const struct snap_request *request,
+                       const struct snap_manifest *manifest, const struct schema_snapshot_record *record,
+                       unsigned which);
 /* An entry led to something that does not fit. */
 void snap_look_up_forget(struct snap_store *store, const struct snap_request *request, const char *id);
 

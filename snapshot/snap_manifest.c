@@ -99,8 +99,8 @@ static int decode_fingerprint(struct lines *l, struct snap_fingerprint *f, struc
             return rc;
         const char *wanted = snap_fingerprint_field_name((enum snap_fingerprint_field)i);
         if (strcmp(line.field, wanted) != 0)
-            return base_fail(err, ERR_CORRUPT, "manifest: line %u: field '%s' where '%s' belongs", l->number, line.field,
-                             wanted);
+            return base_fail(err, ERR_CORRUPT, "manifest: line %u: field '%s' where '%s' belongs", l->number,
+                             line.field, wanted);
         snap_fingerprint_set(f, (enum snap_fingerprint_field)i, line.value);
     }
     if (!snap_is_hex(f->value[SNAP_FP_MODEL], SNAP_SHA256_CHARS))

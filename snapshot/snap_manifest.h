@@ -1,7 +1,7 @@
 /* snap_manifest - what a snapshot says of itself, as text: the fingerprint, an empty line, then what is good to know.
  *
- * The fingerprint's lines are its canonical text, so their digest is the id. The rest informs people and lets an index be
- * rebuilt from the files alone; unknown fields there are skipped. */
+ * The fingerprint's lines are its canonical text, so their digest is the id. The rest informs people and lets an index
+ * be rebuilt from the files alone; unknown fields there are skipped. */
 #ifndef ROUSE_SNAPSHOT_SNAP_MANIFEST_H
 #define ROUSE_SNAPSHOT_SNAP_MANIFEST_H
 
@@ -14,12 +14,12 @@
 struct snap_manifest {
     struct snap_fingerprint fingerprint;
     char id[SNAP_ID_CHARS + 1];
-    char name[129];       /* of the model when it was built; the index may know it under others too */
-    char file_dtype[8];   /* of the model's own files: what "auto" meant */
+    char name[129];                    /* of the model when it was built; the index may know it under others too */
+    char file_dtype[8];                /* of the model's own files: what "auto" meant */
     char files[SNAP_SHA256_CHARS + 1]; /* identity of those files (model/files.h) */
     int64_t created_ms;
-    char builder[128];    /* host:pid */
-    char program[32];     /* "rouse-0.1.0" */
+    char builder[128]; /* host:pid */
+    char program[32];  /* "rouse-0.1.0" */
 };
 
 /* Sets created_ms, builder and program; the caller fills the others. */

@@ -131,7 +131,8 @@ static bool tensor_equal(const struct gpu_tensor *a, const struct gpu_tensor *b)
 
 int snap_plan_check(const struct snap_plan *stored, const struct gpu_plan *own, struct base_error *err)
 {
-    if (stored->dtype != own->dtype || stored->weights_bytes != own->weights_bytes || stored->n_tensors != own->n_tensors)
+    if (stored->dtype != own->dtype || stored->weights_bytes != own->weights_bytes ||
+        stored->n_tensors != own->n_tensors)
         return base_fail(err, ERR_CORRUPT,
                          "plan: %s, %u tensors in %" PRIu64 " bytes; this program plans %s, %u in %" PRIu64,
                          model_dtype_name(stored->dtype), stored->n_tensors, stored->weights_bytes,
@@ -140,7 +141,8 @@ int snap_plan_check(const struct snap_plan *stored, const struct gpu_plan *own, 
         const struct gpu_tensor *a = &stored->tensors[i], *b = &own->tensors[i];
         if (!tensor_equal(a, b))
             return base_fail(err, ERR_CORRUPT,
-                             "plan: tensor %u is %s %s [%u][%u] at %" PRIu64 "; this program plans %s %s [%u][%u] at %" PRIu64,
+                             "plan: tensor %u is %s %s [%u][%u] at %" PRIu64
+                             "; this program plans %s %s [%u][%u] at %" PRIu64,
                              i, a->name, model_dtype_name(a->dtype), a->rows, a->cols, a->offset, b->name,
                              model_dtype_name(b->dtype), b->rows, b->cols, b->offset);
     }

@@ -27,13 +27,14 @@ static int proof_step(struct gpu_model *model, const int32_t *tokens, uint32_t n
 {
     static const uint32_t blocks[1] = {0};
     assert(position + n <= GPU_BLOCK_TOKENS);
-    const struct gpu_sequence s = {.tokens = tokens, .n_tokens = n, .position = position, .blocks = blocks,
-                                   .n_logits = n_logits};
+    const struct gpu_sequence s = {
+        .tokens = tokens, .n_tokens = n, .position = position, .blocks = blocks, .n_logits = n_logits};
     return gpu_model_forward(model, &s, 1, out_logits, err);
 }
 
 /* ERR_CORRUPT: logits that are no numbers prove nothing. */
-static int proof_pick(const float *logits, uint32_t vocab, int32_t *out_token, float *out_logprob, struct base_error *err)
+static int proof_pick(const float *logits, uint32_t vocab, int32_t *out_token, float *out_logprob,
+                      struct base_error *err)
 {
     uint32_t best = 0;
     bool finite = true;
@@ -82,8 +83,8 @@ static int proof_compare(const struct snap_proof *p, uint32_t i, const float *lo
     return 0;
 }
 
-/* All at once: prompt and tokens are one sequence whose logits must say each next token. Where the limits admit it that is a
- * single pass over the weights, not one a token; that the bits are the same is the forward pass's promise. */
+/* All at once: prompt and tokens are one sequence whose logits must say each next token. Where the limits admit it
+ * that is a single pass over the weights, not one a token; that the bits are the same is the forward pass's promise. */
 static int proof_replay(struct gpu_model *model, const struct snap_proof *p, struct base_error *err)
 {
     const struct gpu_plan *plan = gpu_model_plan(model);
@@ -164,7 +165,8 @@ int snap_proof_decode(const void *bytes, size_t n, uint32_t vocab, struct snap_p
     p.n_tokens = base_bytes_u32(&r);
     if (r.failed || p.n_prompt - 1 >= SNAP_PROOF_PROMPT_MAX || p.n_tokens - 1 >= SNAP_PROOF_TOKENS_MAX ||
         base_bytes_left(&r) != 4 * (size_t)p.n_prompt + 8 * (size_t)p.n_tokens)
-        return base_fail(err, ERR_CORRUPT, "proof: %u prompt ids and %u tokens in %zu bytes", p.n_prompt, p.n_tokens, n);
+        return base_fail(err, ERR_CORRUPT, "proof: %u prompt ids and %u tokens in %zu bytes", p.n_prompt, p.n_tokens,
+                         n);
     bool ids = true;
     for (uint32_t i = 0; i < p.n_prompt; i++)
         ids = decode_id(&r, vocab, &p.prompt[i]) && ids;

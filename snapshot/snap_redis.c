@@ -16,7 +16,7 @@
 enum { CONNECT_MS = 300, COMMAND_MS = 1000, RETRY_MS = 1000, ARGS_MAX = 32, TEXT_MAX = 256 };
 
 struct snap_redis {
-    pthread_mutex_t lock; /* guards all below; held across a call: the connection has one conversation at a time */
+    pthread_mutex_t lock;  /* guards all below; held across a call: the connection has one conversation at a time */
     redisContext *context; /* NULL: not connected */
     int n_setup;           /* replies to AUTH and SELECT that were not read yet */
     uint64_t failed_ns;    /* when connecting last failed; 0: it did not */
@@ -79,7 +79,8 @@ static int url_credentials(struct snap_redis *r, const char *text, size_t n, str
     const char *colon = memchr(text, ':', n);
     if (!colon)
         return url_bad(err, "credentials without a colon");
-    if (!url_text(text, (size_t)(colon - text), r->user) || !url_text(colon + 1, n - (size_t)(colon - text) - 1, r->password))
+    if (!url_text(text, (size_t)(colon - text), r->user) ||
+        !url_text(colon + 1, n - (size_t)(colon - text) - 1, r->password))
         return url_bad(err, "credentials are too long or badly escaped");
     return 0;
 }
@@ -101,7 +102,8 @@ static int url_host(struct snap_redis *r, const char *text, size_t n, struct bas
     }
     if (n_host == 0 || !url_text(host, n_host, r->host))
         return url_bad(err, "no host, or one that is too long");
-    if (colon && (*colon != ':' || !url_number(colon + 1, (size_t)(text + n - colon - 1), 65535, &r->port) || r->port == 0))
+    if (colon &&
+        (*colon != ':' || !url_number(colon + 1, (size_t)(text + n - colon - 1), 65535, &r->port) || r->port == 0))
         return url_bad(err, "the port is not a number from 1 to 65535");
     return 0;
 }

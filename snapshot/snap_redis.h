@@ -1,9 +1,9 @@
 /* snap_redis - one connection to Redis that may fail at any time without harm.
  *
- * Made on the first use, made again after a failure, but not more often than every second: a start that finds Redis away
- * pays for one time-out (300 ms to connect, 1 s for an answer), not for each question. All changes are Lua scripts: EVALSHA,
- * and EVAL when the server does not know the script yet. AUTH and SELECT travel with the first question, so that a look-up
- * is one round trip. The password is in no message. Any thread; calls take turns. */
+ * Made on the first use, made again after a failure, but not more often than every second: a start that finds Redis
+ * away pays for one time-out (300 ms to connect, 1 s for an answer), not for each question. All changes are Lua
+ * scripts: EVALSHA, and EVAL when the server does not know the script yet. AUTH and SELECT travel with the first
+ * question, so that a look-up is one round trip. The password is in no message. Any thread; calls take turns. */
 #ifndef ROUSE_SNAPSHOT_SNAP_REDIS_H
 #define ROUSE_SNAPSHOT_SNAP_REDIS_H
 
@@ -23,7 +23,8 @@ void snap_redis_close(struct snap_redis *redis);
 
 struct snap_redis_call {
     const char *script;
-    bool writes; /* wait for AUTH and SELECT to succeed first: a refused SELECT must not lead a write into another base */
+    /* wait for AUTH and SELECT to succeed first: a refused SELECT must not lead a write into another base */
+    bool writes;
     int n_keys;
     int n_args;        /* keys and other arguments together */
     const char **args; /* [n_args], keys first */

@@ -47,8 +47,8 @@ static void restore_fail(struct restore_job *job, const struct base_error *why)
     pthread_mutex_unlock(&job->lock);
 }
 
-/* First touch by the reading thread: in parallel, in whole chunks, while other threads wait for the disk. Left to the read
- * itself, the kernel would take the faults one page at a time. Older kernels refuse; then that is what happens. */
+/* First touch by the reading thread: in parallel, in whole chunks, while other threads wait for the disk. Left to the
+ * read itself, the kernel would take the faults one page at a time. Older kernels refuse; then that is what happens. */
 static void populate(void *to, size_t n)
 {
     (void)madvise(to, n, MADV_POPULATE_WRITE);
@@ -136,7 +136,8 @@ static int check_plan(const struct snap_file *f, const struct snap_plan *plan, s
 {
     const char *dtype = f->manifest.fingerprint.value[SNAP_FP_DTYPE];
     if (strcmp(model_dtype_name(plan->dtype), dtype) != 0)
-        return base_fail(err, ERR_CORRUPT, "plan: dtype %s, the manifest says %s", model_dtype_name(plan->dtype), dtype);
+        return base_fail(err, ERR_CORRUPT, "plan: dtype %s, the manifest says %s", model_dtype_name(plan->dtype),
+                         dtype);
     if (plan->weights_bytes != f->layout.sections[SNAP_WEIGHTS].bytes)
         return base_fail(err, ERR_CORRUPT, "plan: %" PRIu64 " bytes of weights, their section has %" PRIu64,
                          plan->weights_bytes, f->layout.sections[SNAP_WEIGHTS].bytes);
@@ -191,8 +192,8 @@ static int fill(const struct snap_restore *r, struct snap_file *f, struct snap_r
     job.to[SNAP_WEIGHTS] = gpu_model_host(out->gpu);
     for (int i = SNAP_TOKENIZER; i < SNAP_SECTION_N; i++)
         job.total += f->layout.sections[i].stored_bytes;
-    int rc = out->tokenizer_blob ? read_all(&job, r->progress, err)
-                                 : base_fail(err, ERR_NOMEM, "tokenizer: out of memory");
+    int rc =
+        out->tokenizer_blob ? read_all(&job, r->progress, err) : base_fail(err, ERR_NOMEM, "tokenizer: out of memory");
     if (rc == 0)
         note_rate(r->trace, job.total, began_ns);
     return rc;

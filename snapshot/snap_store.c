@@ -92,7 +92,8 @@ static void index_failed(struct snap_index *ix, const char *doing, const struct 
                   LOG_STR("error", err->text));
 }
 
-bool snap_store_find(struct snap_store *store, int index, const struct snap_index_query *q, struct snap_index_entry *out)
+bool snap_store_find(struct snap_store *store, int index, const struct snap_index_query *q,
+                     struct snap_index_entry *out)
 {
     struct base_error err = {0};
     struct snap_index *ix = store->indexes[index];
@@ -140,7 +141,8 @@ static int building_create(struct snap_store *store, const char *id, struct snap
     return b->fd < 0 ? base_fail_errno(err, "create %s", b->path) : 0;
 }
 
-int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b, struct base_error *err)
+int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,
+                           struct base_error *err)
 {
     /* Between our open and our flock a cleaner may take the new file for a dead builder's and remove it: then it has no
      * name any more, and the next one is tried. */
@@ -194,8 +196,8 @@ static void record_quarantine(struct snap_store *store, const char *id, const ch
     r.state = SCHEMA_SNAPSHOT_QUARANTINED;
     snprintf(r.file, sizeof(r.file), "%.32s" SUFFIX_QUARANTINED, id);
     snprintf(r.reason, sizeof(r.reason), "%.255s", reason);
-    const struct snap_index_change change = {.record = &r, .name = "", .files = "", .env = "", .env_auto = "",
-                                             .model_digest = "", .file_dtype = ""};
+    const struct snap_index_change change = {
+        .record = &r, .name = "", .files = "", .env = "", .env_auto = "", .model_digest = "", .file_dtype = ""};
     snap_store_put(store, &change, SNAP_STORE_ALL);
 }
 
@@ -293,7 +295,8 @@ static void clean_temporaries(const char *dir)
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
         const char *mark = strstr(e->d_name, ".tmp-");
-        if (!mark || !snap_is_hex(mark + 5, RANDOM_CHARS) || snprintf(path, sizeof(path), "%s/%s", dir, e->d_name) >= PATH_MAX)
+        if (!mark || !snap_is_hex(mark + 5, RANDOM_CHARS) ||
+            snprintf(path, sizeof(path), "%s/%s", dir, e->d_name) >= PATH_MAX)
             continue;
         if (lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_mtime + STALE_TEMPORARY_S < time(NULL))
             unlink(path);

@@ -33,7 +33,8 @@ int snap_store_path(const struct snap_store *store, const char *id, char out[PAT
 bool snap_store_has(const struct snap_store *store, const char *id);
 
 /* Asks one index. False: it had nothing usable to say. */
-bool snap_store_find(struct snap_store *store, int index, const struct snap_index_query *q, struct snap_index_entry *out);
+bool snap_store_find(struct snap_store *store, int index, const struct snap_index_query *q,
+                     struct snap_index_entry *out);
 /* Tells the indexes in `which` (a bit each). */
 enum { SNAP_STORE_ALL = (1 << SNAP_STORE_INDEXES) - 1 };
 void snap_store_put(struct snap_store *store, const struct snap_index_change *change, unsigned which);
@@ -49,13 +50,14 @@ int snap_store_resolve(struct snap_store *store, const char *which, struct schem
                        char path[PATH_MAX], struct base_error *err);
 
 /* A new .building file. */
-int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b, struct base_error *err);
+int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,
+                           struct base_error *err);
 /* fsync, rename to <id>.snap, fsync of the directory. On failure nothing of it is left, as after abort. */
 int snap_store_build_publish(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err);
 void snap_store_build_abort(struct snap_building *b);
 
-/* Moves the file out of the way and says so, unless its name stands for another file by now. reason: one line. True when
- * it is gone from under its name. */
+/* Moves the file out of the way and says so, unless its name stands for another file by now. reason: one line. True
+ * when it is gone from under its name. */
 bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t device, ino_t inode, const char *reason);
 
 /* Removes what dead builders and dead writers of the index left. */

@@ -23,12 +23,12 @@ struct start {
     struct gpu_device *device;
     const struct snap_start_options *options;
     struct snap_request request;
-    struct snap_store *store;        /* NULL: not usable */
+    struct snap_store *store; /* NULL: not usable */
     struct start_model *out;
-    struct snap_lease *lease;        /* NULL: not ours */
+    struct snap_lease *lease; /* NULL: not ours */
     struct snap_cold cold;
-    char tried[SNAP_ID_CHARS + 1];   /* the snapshot that failed already */
-    struct base_error why;           /* and why */
+    char tried[SNAP_ID_CHARS + 1]; /* the snapshot that failed already */
+    struct base_error why;         /* and why */
 };
 
 /* ---- restore ---- */
@@ -64,10 +64,14 @@ static void start_take_restored(struct start *s, struct snap_restored *r)
 static int start_restore(struct start *s, const char *id, unsigned untold)
 {
     char path[PATH_MAX];
-    const struct snap_restore restore = {.device = s->device, .path = path, .id = id,
+    const struct snap_restore restore = {.device = s->device,
+                                         .path = path,
+                                         .id = id,
                                          .wanted = &s->request.wanted,
-                                         .limits = &s->options->limits, .kv_bytes_max = s->options->kv_bytes_max,
-                                         .trace = s->options->trace, .progress = s->options->progress};
+                                         .limits = &s->options->limits,
+                                         .kv_bytes_max = s->options->kv_bytes_max,
+                                         .trace = s->options->trace,
+                                         .progress = s->options->progress};
     struct snap_restored restored = {.gpu = NULL};
     struct stat st = {.st_ino = 0}; /* which file is judged, should it be replaced meanwhile */
     int rc = snap_store_path(s->store, id, path, &s->why);

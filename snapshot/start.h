@@ -3,9 +3,10 @@
  *   fingerprint -> index -> restore (disk -> arena, checked on the way) -> proof -> ready
  *   any step fails: quarantine what is at fault, say so once, next location, then cold load, then build the snapshot
  *
- * A name leads to its snapshot through the index; a directory through the identity of its files (model/files.h), or, when
- * the directory is gone, through its last part as the name. Nothing is computed from bytes whose checksum was not verified,
- * and nothing is handed out before the proof holds. Redis away, empty or wrong: the file index in the store serves. */
+ * A name leads to its snapshot through the index; a directory through the identity of its files (model/files.h), or,
+ * when the directory is gone, through its last part as the name. Nothing is computed from bytes whose checksum was not
+ * verified, and nothing is handed out before the proof holds. Redis away, empty or wrong: the file index in the store
+ * serves. */
 #ifndef ROUSE_SNAPSHOT_START_H
 #define ROUSE_SNAPSHOT_START_H
 
@@ -23,37 +24,38 @@ enum snap_build_policy {
 };
 
 struct snap_start_options {
-    const char *model;         /* NAME[@VERSION] or DIR */
-    const char *store;         /* directory; made when missing. NULL only with SNAP_BUILD_NEVER */
-    const char *redis;         /* redis://[user:password@]host[:port][/db], rediss:// is refused for now; NULL: file index alone */
-    const char *dtype;         /* "f32", "f16", "bf16", or "auto": as the model's files are */
-    const char *snapshot_key;  /* part of the fingerprint: changing it makes other snapshots; NULL is "" */
+    const char *model; /* NAME[@VERSION] or DIR */
+    const char *store; /* directory; made when missing. NULL only with SNAP_BUILD_NEVER */
+    const char *redis; /* redis://[user:password@]host[:port][/db], no rediss:// yet; NULL: the file index alone */
+    const char *dtype; /* "f32", "f16", "bf16", or "auto": as the model's files are */
+    const char *snapshot_key; /* part of the fingerprint: changing it makes other snapshots; NULL is "" */
     enum snap_build_policy build;
-    struct gpu_limits limits;  /* fields that are 0 get defaults from the model: see snap_limits_default */
-    uint64_t kv_bytes_max;     /* bound for n_blocks when that is 0; 0: 1 GiB */
-    struct base_trace *trace;  /* may be NULL */
-    bool progress;             /* a bar on stderr for long steps */
+    struct gpu_limits limits; /* fields that are 0 get defaults from the model: see snap_limits_default */
+    uint64_t kv_bytes_max;    /* bound for n_blocks when that is 0; 0: 1 GiB */
+    struct base_trace *trace; /* may be NULL */
+    bool progress;            /* a bar on stderr for long steps */
 };
 
 struct snap_model {
-    struct gpu_model *gpu;               /* its arena is filled */
-    struct model_tokenizer *tokenizer;   /* on the snapshot's own tables, or compiled in this process */
-    char name[129];                      /* last part of the directory, or the name asked for */
-    char version[33];                    /* "" until versions exist */
-    char snapshot_id[33];                /* "" after a plain cold load */
-    char model_digest[65];               /* "" when it was not needed */
-    bool restored;                       /* from a snapshot; else cold-loaded */
-    bool built;                          /* this start wrote the snapshot */
+    struct gpu_model *gpu;             /* its arena is filled */
+    struct model_tokenizer *tokenizer; /* on the snapshot's own tables, or compiled in this process */
+    char name[129];                    /* last part of the directory, or the name asked for */
+    char version[33];                  /* "" until versions exist */
+    char snapshot_id[33];              /* "" after a plain cold load */
+    char model_digest[65];             /* "" when it was not needed */
+    bool restored;                     /* from a snapshot; else cold-loaded */
+    bool built;                        /* this start wrote the snapshot */
     uint64_t snapshot_bytes;
 };
 
-/* Everything is undone on failure. ERR_NOTFOUND: neither directory nor snapshot; ERR_INPUT: the model's files are wrong. */
+/* Everything is undone on failure. ERR_NOTFOUND: neither directory nor snapshot; ERR_INPUT: the model's files are
+ * wrong. */
 int snap_start(struct gpu_device *device, const struct snap_start_options *options, struct snap_model **out_model,
                struct base_error *err);
 void snap_model_close(struct snap_model *model);
 
-/* Fills the zero fields: n_ctx_max = n_positions (at most 4096), 16 sequences, 512 tokens a step, as many logits rows as
- * sequences (or as given), blocks for all sequences at full length within kv_bytes_max, but for one at least. */
+/* Fills the zero fields: n_ctx_max = n_positions (at most 4096), 16 sequences, 512 tokens a step, as many logits rows
+ * as sequences (or as given), blocks for all sequences at full length within kv_bytes_max, but for one at least. */
 void snap_limits_default(struct gpu_limits *limits, const struct model_config *config, uint64_t kv_bytes_max);
 
 #endif

@@ -1,6 +1,6 @@
 // libs: base schemas model gpu snapshot
-/* Fuzz entry: what a snapshot file says of itself. The first byte chooses the parser; headers are tried as they come and with
- * their digest made right, for a checksum keeps a fuzzer out as well as it does damage. */
+/* Fuzz entry: what a snapshot file says of itself. The first byte chooses the parser; headers are tried as they come
+ * and with their digest made right, for a checksum keeps a fuzzer out as well as it does damage. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,7 +84,10 @@ static void fuzz_plan(const uint8_t *data, size_t n)
     struct snap_plan p;
     if (snap_plan_decode(data, n, &p, NULL) < 0)
         return;
-    struct gpu_plan as_own = {.config = p.config, .dtype = p.dtype, .tensors = p.tensors, .n_tensors = p.n_tensors,
+    struct gpu_plan as_own = {.config = p.config,
+                              .dtype = p.dtype,
+                              .tensors = p.tensors,
+                              .n_tensors = p.n_tensors,
                               .weights_bytes = p.weights_bytes};
     check(snap_plan_check(&p, &as_own, NULL) == 0);
     snap_plan_done(&p);
@@ -112,12 +115,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         return 0;
     memcpy(copy, data + 1, n - 1);
     switch (which % 6) {
-    case 0: fuzz_header(copy, n - 1, false); break;
-    case 1: fuzz_header(copy, n - 1, true); break;
-    case 2: fuzz_manifest(copy, n - 1); break;
-    case 3: fuzz_manifest_fields(copy, n - 1); break;
-    case 4: fuzz_plan(copy, n - 1); break;
-    default: fuzz_proof(copy, n - 1); break;
+    case 0:
+        fuzz_header(copy, n - 1, false);
+        break;
+    case 1:
+        fuzz_header(copy, n - 1, true);
+        break;
+    case 2:
+        fuzz_manifest(copy, n - 1);
+        break;
+    case 3:
+        fuzz_manifest_fields(copy, n - 1);
+        break;
+    case 4:
+        fuzz_plan(copy, n - 1);
+        break;
+    default:
+        fuzz_proof(copy, n - 1);
+        break;
     }
     free(copy);
     return 0;

@@ -57,9 +57,12 @@ int fixture_teardown(void **state)
 
 struct snap_start_options fixture_options(const struct fixture *f)
 {
-    return (struct snap_start_options){.model = f->model, .store = f->store, .dtype = "auto", .build = SNAP_BUILD_AUTO,
-                                       .limits = {.n_ctx_max = 128, .n_seqs_max = 2, .n_tokens_max = 64,
-                                                  .n_logits_max = 64}};
+    return (struct snap_start_options){
+        .model = f->model,
+        .store = f->store,
+        .dtype = "auto",
+        .build = SNAP_BUILD_AUTO,
+        .limits = {.n_ctx_max = 128, .n_seqs_max = 2, .n_tokens_max = 64, .n_logits_max = 64}};
 }
 
 struct gpu_device *fixture_device(const char *kernels)
@@ -98,7 +101,8 @@ static void take_all(struct snap_model *m, struct fixture_run *run)
     memcpy(run->id, m->snapshot_id, sizeof(run->id));
     memcpy(run->digest, m->model_digest, sizeof(run->digest));
     take_logits(m, run);
-    assert_int_equal(model_tokenizer_encode(m->tokenizer, text, sizeof(text) - 1, 1000, &run->ids, &run->n_ids, NULL), 0);
+    assert_int_equal(model_tokenizer_encode(m->tokenizer, text, sizeof(text) - 1, 1000, &run->ids, &run->n_ids, NULL),
+                     0);
 }
 
 struct fixture_run fixture_start_on(const struct snap_start_options *options, const char *kernels)
@@ -241,8 +245,8 @@ static int free_port(void)
 
 static bool answers(int port)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-                            .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port)};
     char reply[64];
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool ok = connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && write(fd, "PING\r\n", 6) == 6 &&
@@ -274,8 +278,8 @@ void fixture_redis_start(struct fixture_redis *r, const struct fixture *f, int p
         int null = open("/dev/null", O_RDWR);
         dup2(null, 1);
         dup2(null, 2);
-        execlp("redis-server", "redis-server", "--port", port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-               "--dir", f->root, "--requirepass", password ? password : "", (char *)NULL);
+        execlp("redis-server", "redis-server", "--port", port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly",
+               "no", "--dir", f->root, "--requirepass", password ? password : "", (char *)NULL);
         _exit(127);
     }
     for (int i = 0; i < 200 && !answers(r->port); i++)

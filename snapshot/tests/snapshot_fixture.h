@@ -1,5 +1,5 @@
-/* snapshot_fixture - what the snapshot tests share: a folder of their own, a copy of the oracle model, starts, captured logs,
- * a real redis-server. Every helper fails the running test by itself. */
+/* snapshot_fixture - what the snapshot tests share: a folder of their own, a copy of the oracle model, starts,
+ * captured logs, a real redis-server. Every helper fails the running test by itself. */
 #ifndef ROUSE_SNAPSHOT_TESTS_SNAPSHOT_FIXTURE_H
 #define ROUSE_SNAPSHOT_TESTS_SNAPSHOT_FIXTURE_H
 
@@ -41,8 +41,8 @@ struct fixture_run {
     char id[33], digest[65];
     uint64_t bytes;
     uint32_t n_logits;
-    float *logits;  /* [n_logits], malloc'ed: of every position of the prompt */
-    int32_t *ids;   /* of a fixed text */
+    float *logits; /* [n_logits], malloc'ed: of every position of the prompt */
+    int32_t *ids;  /* of a fixed text */
     size_t n_ids;
     char trace[4096]; /* as JSON */
 };
@@ -68,7 +68,8 @@ struct fixture_redis {
     char url[128];
 };
 void fixture_redis_require(void);
-void fixture_redis_start(struct fixture_redis *r, const struct fixture *f, int port, const char *password); /* port 0: a free one */
+void fixture_redis_start(struct fixture_redis *r, const struct fixture *f, int port,
+                         const char *password); /* port 0: a free one */
 void fixture_redis_stop(struct fixture_redis *r);
 
 #endif

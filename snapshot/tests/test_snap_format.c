@@ -12,8 +12,11 @@
 #include "snapshot/snap_proof.h"
 #include "snapshot/tests/snapshot_fixture.h"
 
-static const uint64_t sizes[SNAP_SECTION_N] = {
-    [SNAP_MANIFEST] = 500, [SNAP_PLAN] = 9000, [SNAP_PROOF] = 104, [SNAP_TOKENIZER] = 5u << 20, [SNAP_WEIGHTS] = 40u << 20};
+static const uint64_t sizes[SNAP_SECTION_N] = {[SNAP_MANIFEST] = 500,
+                                               [SNAP_PLAN] = 9000,
+                                               [SNAP_PROOF] = 104,
+                                               [SNAP_TOKENIZER] = 5u << 20,
+                                               [SNAP_WEIGHTS] = 40u << 20};
 
 struct front {
     struct snap_layout layout;
@@ -312,8 +315,9 @@ static void test_manifest(void **state)
         }
         text.data[i] = was;
     }
-    static const char *const more[] = {"\n", "x", "created -5\n", "created 99999999999999999999\n", "id 00\n", "name \n",
-                                       "name %\n", "files zz\n", "no-space\n", "\t tab\n"};
+    static const char *const more[] = {"\n",         "x",       "created -5\n", "created 99999999999999999999\n",
+                                       "id 00\n",    "name \n", "name %\n",     "files zz\n",
+                                       "no-space\n", "\t tab\n"};
     for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
         size_t n = text.n;
         base_buffer_string(&text, more[i]);
@@ -329,12 +333,23 @@ static void test_manifest(void **state)
 
 static struct gpu_model *a_model(struct gpu_device *device, uint32_t n_tokens_max, uint32_t n_logits_max)
 {
-    const struct gpu_limits limits = {.n_tokens_max = n_tokens_max, .n_seqs_max = 1, .n_logits_max = n_logits_max,
-                                      .n_ctx_max = 32, .n_blocks = 2};
-    const struct model_config c = {.n_layers = 2, .hidden = 64, .n_heads = 2, .head_dim = 32, .rotary_dims = 8,
-                                   .intermediate = 128, .vocab = 96, .n_positions = 64, .rotary_base = 10000,
-                                   .norm_eps = 1e-5f, .parallel_residual = true, .attention_bias = true,
-                                   .file_dtype = MODEL_F16, .bos_id = 0, .eos_id = 0};
+    const struct gpu_limits limits = {
+        .n_tokens_max = n_tokens_max, .n_seqs_max = 1, .n_logits_max = n_logits_max, .n_ctx_max = 32, .n_blocks = 2};
+    const struct model_config c = {.n_layers = 2,
+                                   .hidden = 64,
+                                   .n_heads = 2,
+                                   .head_dim = 32,
+                                   .rotary_dims = 8,
+                                   .intermediate = 128,
+                                   .vocab = 96,
+                                   .n_positions = 64,
+                                   .rotary_base = 10000,
+                                   .norm_eps = 1e-5f,
+                                   .parallel_residual = true,
+                                   .attention_bias = true,
+                                   .file_dtype = MODEL_F16,
+                                   .bos_id = 0,
+                                   .eos_id = 0};
     struct gpu_model *m = NULL;
     struct base_error err = {0};
     if (gpu_model_new(device, &c, MODEL_F16, &limits, &m, &err) < 0)
@@ -389,8 +404,8 @@ static void test_plan(void **state)
 static void test_proof(void **state)
 {
     (void)state;
-    struct snap_proof p = {.n_prompt = 2, .n_tokens = 3, .prompt = {1, 95}, .tokens = {0, 4, 95},
-                           .logprobs = {-0.5f, -1.25f, 0}};
+    struct snap_proof p = {
+        .n_prompt = 2, .n_tokens = 3, .prompt = {1, 95}, .tokens = {0, 4, 95}, .logprobs = {-0.5f, -1.25f, 0}};
     struct snap_proof back;
     struct base_buffer bytes;
     base_buffer_init(&bytes, 1000);
@@ -402,7 +417,8 @@ static void test_proof(void **state)
         assert_int_equal(snap_proof_decode(bytes.data, n, 96, &back, NULL), ERR_CORRUPT);
     base_buffer_byte(&bytes, 0);
     assert_int_equal(snap_proof_decode(bytes.data, bytes.n, 96, &back, NULL), ERR_CORRUPT);
-    static const uint32_t counts[][2] = {{0, 3}, {9, 3}, {2, 0}, {2, 9}, {UINT32_MAX, 3}, {2, UINT32_MAX}, {0x80000002, 3}};
+    static const uint32_t counts[][2] = {{0, 3},          {9, 3},          {2, 0},         {2, 9},
+                                         {UINT32_MAX, 3}, {2, UINT32_MAX}, {0x80000002, 3}};
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         base_buffer_clear(&bytes);
         base_buffer_u32(&bytes, counts[i][0]);
@@ -494,12 +510,18 @@ static void test_corpus(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout),          cmocka_unit_test(test_front_reads_back),
-        cmocka_unit_test(test_front_every_byte), cmocka_unit_test(test_header_resealed),
-        cmocka_unit_test(test_header_cases),    cmocka_unit_test(test_fingerprint),
-        cmocka_unit_test(test_escape),          cmocka_unit_test(test_manifest),
-        cmocka_unit_test(test_plan),            cmocka_unit_test(test_proof),
-        cmocka_unit_test(test_proof_runs),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_front_reads_back),
+        cmocka_unit_test(test_front_every_byte),
+        cmocka_unit_test(test_header_resealed),
+        cmocka_unit_test(test_header_cases),
+        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_escape),
+        cmocka_unit_test(test_manifest),
+        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_proof),
+        cmocka_unit_test(test_proof_runs),
+        cmocka_unit_test(test_limits),
         cmocka_unit_test(test_corpus),
     };
     return cmocka_run_group_tests_name("snap_format", tests, NULL, NULL);

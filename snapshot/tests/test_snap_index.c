@@ -22,7 +22,8 @@
 
 static struct schema_snapshot_record a_record(const char *id)
 {
-    struct schema_snapshot_record r = {.state = SCHEMA_SNAPSHOT_READY, .bytes = 12345678901, .created_ms = 1700000000000};
+    struct schema_snapshot_record r = {
+        .state = SCHEMA_SNAPSHOT_READY, .bytes = 12345678901, .created_ms = 1700000000000};
     snprintf(r.id, sizeof(r.id), "%s", id);
     snprintf(r.name, sizeof(r.name), "pythia 1.4b");
     snprintf(r.file, sizeof(r.file), "%s.snap", id);
@@ -66,8 +67,13 @@ static void check_index(struct snap_index *ix)
 {
     const char *name = "pythia 1.4b \xc3\xa9/*\n";
     struct schema_snapshot_record r = a_record(ID_A), r2 = a_record(ID_B), back;
-    struct snap_index_change c = {.record = &r, .name = name, .files = FILES, .env = ENV_1, .env_auto = ENV_2,
-                                  .model_digest = DIGEST, .file_dtype = "f16"};
+    struct snap_index_change c = {.record = &r,
+                                  .name = name,
+                                  .files = FILES,
+                                  .env = ENV_1,
+                                  .env_auto = ENV_2,
+                                  .model_digest = DIGEST,
+                                  .file_dtype = "f16"};
     assert_string_equal(find(ix, by_name(name, ENV_1)).id, "");
     assert_string_equal(find(ix, by_files(FILES, ENV_1)).model_digest, "");
     assert_int_equal(ix->ops->record(ix, ID_A, &back, NULL), ERR_NOTFOUND);
@@ -93,8 +99,13 @@ static void check_index(struct snap_index *ix)
     assert_string_equal(other_env.id, "");
     assert_string_equal(other_env.model_digest, DIGEST); /* known for every kind of worker */
 
-    c = (struct snap_index_change){.record = &r2, .name = name, .files = FILES2, .env = ENV_1, .env_auto = "",
-                                   .model_digest = DIGEST, .file_dtype = "bf16"};
+    c = (struct snap_index_change){.record = &r2,
+                                   .name = name,
+                                   .files = FILES2,
+                                   .env = ENV_1,
+                                   .env_auto = "",
+                                   .model_digest = DIGEST,
+                                   .file_dtype = "bf16"};
     put(ix, &c); /* a newer one of that name */
     assert_string_equal(find(ix, by_name(name, ENV_1)).id, ID_B);
     assert_string_equal(find(ix, by_name(name, ENV_2)).id, ID_A);
@@ -109,8 +120,8 @@ static void check_index(struct snap_index *ix)
     assert_string_equal(find(ix, by_name(name, ENV_1)).id, "");
     assert_int_equal(ix->ops->drop(ix, ID_B, NULL, NULL), 0); /* twice is nothing */
 
-    c = (struct snap_index_change){.name = "", .files = FILES2, .env = "", .env_auto = "", .model_digest = FILES,
-                                   .file_dtype = "f32"};
+    c = (struct snap_index_change){
+        .name = "", .files = FILES2, .env = "", .env_auto = "", .model_digest = FILES, .file_dtype = "f32"};
     put(ix, &c); /* a digest alone */
     assert_string_equal(find(ix, by_files(FILES2, ENV_2)).model_digest, FILES);
     assert_string_equal(find(ix, by_files(FILES2, ENV_2)).file_dtype, "f32");
@@ -188,8 +199,8 @@ static void test_redis_login(void **state)
         const char *form; /* %d is the port */
         bool ok;
     } cases[] = {
-        {"redis://:p%%40ss@127.0.0.1:%d", true},   {"redis://default:p%%40ss@127.0.0.1:%d/7", true},
-        {"redis://:wrong@127.0.0.1:%d", false},    {"redis://127.0.0.1:%d", false},
+        {"redis://:p%%40ss@127.0.0.1:%d", true},        {"redis://default:p%%40ss@127.0.0.1:%d/7", true},
+        {"redis://:wrong@127.0.0.1:%d", false},         {"redis://127.0.0.1:%d", false},
         {"redis://nobody:p%%40ss@127.0.0.1:%d", false}, {"redis://:p%%40ss@127.0.0.1:%d/9999", false},
     };
     struct redis_index r;
@@ -200,11 +211,17 @@ static void test_redis_login(void **state)
         struct base_error err = {0};
         struct schema_snapshot_record record = a_record(ID_A);
         const struct snap_index_query q = by_name("x", ENV_1);
-        const struct snap_index_change c = {.record = &record, .name = "x", .files = "", .env = ENV_1, .env_auto = "",
-                                            .model_digest = "", .file_dtype = ""};
+        const struct snap_index_change c = {.record = &record,
+                                            .name = "x",
+                                            .files = "",
+                                            .env = ENV_1,
+                                            .env_auto = "",
+                                            .model_digest = "",
+                                            .file_dtype = ""};
         /* The forms above are ours; the compiler cannot see that. */
         const char *port = strstr(cases[i].form, "%d");
-        int n = snprintf(url, sizeof(url), "%.*s%d%s", (int)(port - cases[i].form), cases[i].form, r.server.port, port + 2);
+        int n =
+            snprintf(url, sizeof(url), "%.*s%d%s", (int)(port - cases[i].form), cases[i].form, r.server.port, port + 2);
         assert_true(n > 0);
         for (char *p = url; (p = strstr(p, "%%")); p++)
             memmove(p, p + 1, strlen(p));
@@ -244,7 +261,7 @@ static void test_redis_killed_and_back(void **state)
     find(r.ix, q); /* a new connection, an unknown script */
     fixture_redis_stop(&r.server);
     fixture_redis_start(&r.server, *state, port, NULL);
-    find(r.ix, q); /* the old connection broke, the server is back: nobody notices */
+    find(r.ix, q);               /* the old connection broke, the server is back: nobody notices */
     kill(r.server.pid, SIGSTOP); /* there, but silent */
     began = base_clock_mono_ns();
     assert_int_equal(r.ix->ops->find(r.ix, &q, &e, NULL), ERR_SERVICE);
@@ -260,19 +277,29 @@ static void test_redis_wrong_types(void **state)
     struct snap_index_entry e;
     struct snap_index_query q = by_name("x", ENV_1);
     struct schema_snapshot_record record = a_record(ID_A);
-    const struct snap_index_change c = {.record = &record, .name = "x", .files = FILES, .env = ENV_1, .env_auto = "",
-                                        .model_digest = DIGEST, .file_dtype = "f16"};
+    const struct snap_index_change c = {.record = &record,
+                                        .name = "x",
+                                        .files = FILES,
+                                        .env = ENV_1,
+                                        .env_auto = "",
+                                        .model_digest = DIGEST,
+                                        .file_dtype = "f16"};
     fixture_redis_start(&r.server, *state, 0, NULL);
     redis_open(&r, r.server.url);
-    static const char *const accidents[] = {"lpush rouse:model:name:x 1", "set rouse:model:name:x 1",
+    static const char *const accidents[] = {"lpush rouse:model:name:x 1",
+                                            "set rouse:model:name:x 1",
                                             "hset rouse:model:name:x " ENV_1 " nonsense",
                                             "hset rouse:model:name:x " ENV_1 " AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
-                                            "set rouse:snapshot:" ID_A " nonsense", "lpush rouse:snapshot:" ID_A " 1"};
+                                            "set rouse:snapshot:" ID_A " nonsense",
+                                            "lpush rouse:snapshot:" ID_A " 1"};
     for (size_t i = 0; i < sizeof(accidents) / sizeof(accidents[0]); i++) {
         put(r.ix, &c);
         assert_string_equal(find(r.ix, q).id, ID_A);
         fixture_shell("redis-cli -p %d -n 3 del rouse:%s >/dev/null; redis-cli -p %d -n 3 %s >/dev/null", r.server.port,
-                      i < 2 ? "model:name:x" : i > 3 ? "snapshot:" ID_A : "none", r.server.port, accidents[i]);
+                      i < 2   ? "model:name:x"
+                      : i > 3 ? "snapshot:" ID_A
+                              : "none",
+                      r.server.port, accidents[i]);
         assert_true(r.ix->ops->find(r.ix, &q, &e, NULL) < 0);
     }
     put(r.ix, &c); /* heals */
@@ -356,8 +383,12 @@ static void test_lease_redis(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {T(test_files), T(test_lease_files)};
-    const struct CMUnitTest redis_tests[] = {T(test_redis),       T(test_redis_round_trips),     T(test_redis_login),
-                                             T(test_redis_killed_and_back), T(test_redis_wrong_types), T(test_lease_redis)};
+    const struct CMUnitTest redis_tests[] = {T(test_redis),
+                                             T(test_redis_round_trips),
+                                             T(test_redis_login),
+                                             T(test_redis_killed_and_back),
+                                             T(test_redis_wrong_types),
+                                             T(test_lease_redis)};
     if (argc > 1 && strcmp(argv[1], "redis") == 0) {
         fixture_redis_require();
         return cmocka_run_group_tests_name("snap_index in redis-server", redis_tests, NULL, NULL);

@@ -95,7 +95,8 @@ static void test_directory_gone(void **state)
     }
     static const struct {
         const char *model, *dtype, *key;
-    } others[] = {{"oracle", "f32", NULL}, {"oracle", "auto", "blue"}, {"delphi", "auto", NULL}, {"oracle@v1", "auto", NULL}};
+    } others[] = {
+        {"oracle", "f32", NULL}, {"oracle", "auto", "blue"}, {"delphi", "auto", NULL}, {"oracle@v1", "auto", NULL}};
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         o.model = others[i].model;
         o.dtype = others[i].dtype;
@@ -198,8 +199,11 @@ static void test_other_fingerprints(void **state)
     struct fixture *f = *state;
     static const struct {
         const char *dtype, *key, *kernels;
-    } variants[] = {{"f16", NULL, "generic"}, {"f32", NULL, "generic"}, {"bf16", NULL, "generic"},
-                    {"f16", "blue", "generic"}, {"f16", NULL, NULL}};
+    } variants[] = {{"f16", NULL, "generic"},
+                    {"f32", NULL, "generic"},
+                    {"bf16", NULL, "generic"},
+                    {"f16", "blue", "generic"},
+                    {"f16", NULL, NULL}};
     enum { N = sizeof(variants) / sizeof(variants[0]) };
     struct fixture_run runs[N];
     struct snap_start_options o = fixture_options(f);
@@ -342,7 +346,8 @@ static void test_lengths(void **state)
     START(cold, &o);
     fixture_snapshot_path(f, cold.id, ".snap", path);
     const uint64_t bytes = fixture_size(path);
-    const uint64_t lengths[] = {0, 1, 4095, 4096, 8192, 2u << 20, bytes / 2, bytes - 4096, bytes - 1, bytes + 1, bytes + 4096};
+    const uint64_t lengths[] = {0,         1,         4095,        4096, 8192, 2u << 20, bytes / 2, bytes - 4096,
+                                bytes - 1, bytes + 1, bytes + 4096};
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
         assert_int_equal(truncate(path, (off_t)lengths[i]), 0);
         expect_quarantine(f, &cold, "length", NULL);
@@ -448,7 +453,8 @@ static void test_wrong_snapshot(void **state)
     fixture_run_done(&misled);
 }
 
-/* With the directory gone there is nothing to fall back on: the answer says why, and not an older model under that name. */
+/* With the directory gone there is nothing to fall back on: the answer says why, and not an older model under that
+ * name. */
 static void test_damaged_and_directory_gone(void **state)
 {
     struct fixture *f = *state;
@@ -659,12 +665,16 @@ static void test_redis(void **state)
 
     static const char *const accidents[] = {
         "flushall",
-        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:*')) do redis.call('del', k) redis.call('lpush', k, 'x') end\" 0",
-        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:model:*')) do redis.call('del', k) redis.call('set', k, 'x') end\" 0",
+        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:*')) do redis.call('del', k) redis.call('lpush', k, 'x') "
+        "end\" 0",
+        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:model:*')) do redis.call('del', k) redis.call('set', k, "
+        "'x') end\" 0",
         "eval \"for _, k in ipairs(redis.call('keys', 'rouse:snapshot:*')) do redis.call('set', k, 'x') end\" 0",
-        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:model:*')) do for _, h in ipairs(redis.call('hkeys', k)) do "
+        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:model:*')) do for _, h in ipairs(redis.call('hkeys', k)) "
+        "do "
         "redis.call('hset', k, h, 'ffffffffffffffffffffffffffffffff') end end\" 0",
-        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:model:*')) do for _, h in ipairs(redis.call('hkeys', k)) do "
+        "eval \"for _, k in ipairs(redis.call('keys', 'rouse:model:*')) do for _, h in ipairs(redis.call('hkeys', k)) "
+        "do "
         "redis.call('hset', k, h, '../../../etc/passwd') end end\" 0",
         "script flush",
     };
@@ -723,8 +733,8 @@ static void test_redis_lease(void **state)
     snprintf(r.url, sizeof(r.url), "redis://default:open%%20sesame@127.0.0.1:%d", r.port);
     int how_a = 0, how_b = 0;
     for (int round = 0; round < 3 && how_a + how_b != 4; round++) {
-        fixture_shell("rm -rf '%s' '%s'; redis-cli -p %d -a 'open sesame' --no-auth-warning flushall >/dev/null", f->store,
-                      other_store, r.port);
+        fixture_shell("rm -rf '%s' '%s'; redis-cli -p %d -a 'open sesame' --no-auth-warning flushall >/dev/null",
+                      f->store, other_store, r.port);
         pid_t pid_a = start_in_child(&a), pid_b = start_in_child(&b);
         how_a = wait_for(pid_a);
         how_b = wait_for(pid_b);
@@ -847,12 +857,12 @@ static void test_admin(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        T(test_build_then_restore), T(test_directory_gone),        T(test_index_gone),
-        T(test_directory_changes),  T(test_copy_under_another_name), T(test_other_fingerprints),
+        T(test_build_then_restore), T(test_directory_gone),           T(test_index_gone),
+        T(test_directory_changes),  T(test_copy_under_another_name),  T(test_other_fingerprints),
         T(test_bad_requests),       T(test_one_bit_in_every_section), T(test_lengths),
-        T(test_wrong_but_sealed),   T(test_wrong_snapshot),        T(test_damaged_and_directory_gone),
-        T(test_full_disk),          T(test_file_size_limit),       T(test_store_is_no_directory),
-        T(test_builders_at_once),   T(test_builder_killed),        T(test_admin),
+        T(test_wrong_but_sealed),   T(test_wrong_snapshot),           T(test_damaged_and_directory_gone),
+        T(test_full_disk),          T(test_file_size_limit),          T(test_store_is_no_directory),
+        T(test_builders_at_once),   T(test_builder_killed),           T(test_admin),
     };
     const struct CMUnitTest redis_tests[] = {T(test_redis), T(test_redis_lease)};
     if (argc > 1 && strcmp(argv[1], "redis") == 0) {
