@@ -222,7 +222,7 @@ static void print_summary(const struct session *s, const struct base_trace *trac
         base_json_key(&j, "cold_start");
         base_trace_json(trace, &j);
         base_json_key(&j, "first_token_at"); /* CLOCK_MONOTONIC seconds */
-        base_json_fixed(&j, (double)base_trace_at_ns(trace, BASE_TRACE_FIRST_TOKEN) / 1e9, 9);
+        base_json_fixed(&j, base_trace_at_ns(trace, BASE_TRACE_FIRST_TOKEN), 9);
         base_json_kv_bool(&j, "restored", s->model->restored);
         base_json_kv_string(&j, "snapshot", s->model->snapshot_id);
         base_json_kv_uint(&j, "prompts", s->n_done);

@@ -34,6 +34,8 @@ def build(source, out):
     for lib in libs:
         sources += sorted(f for f in glob.glob(f"{ROOT}/{lib}/**/*.c", recursive=True) if "/tests/" not in f)
         names = PACKAGES.get(lib, [])
+        if lib == "gpu":  # the whole fuzzer with what kernels_avx2.c alone needs: simpler than objects of their own
+            flags += ["-mavx2", "-mfma", "-mf16c"]
         flags += pkg_config(names) if lib == "schemas" else [f for n in names for f in pkg_config([n])]
     argv = ["clang", "-std=gnu17", "-g", "-O1", "-D_GNU_SOURCE", "-ffp-contract=off", f"-I{ROOT}",
             "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined", *sources, *flags, "-lpthread", "-lm",

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 from conftest import ORACLE, generate, rouse
@@ -33,7 +34,7 @@ def test_first_start_builds_next_restores(tmp_path, copy_oracle):
     # no parsing of weights or tokenizer: no cold load among the phases, and the tokenizer is pointed at
     assert "cold_load_s" not in warm_end["cold_start"] and "restore_s" in warm_end["cold_start"]
     assert warm_end["cold_start"].get("tokenizer_s", 0) < 0.02
-    assert warm_end["first_token_at"] > 0
+    assert 0 < time.monotonic() - warm_end["first_token_at"] < 60
 
     shutil.rmtree(model)
     for name in (model, "oracle"):
