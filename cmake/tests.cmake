@@ -18,3 +18,21 @@ function(rouse_test name)
   set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}"
     ENVIRONMENT "ROUSE_SOURCE_DIR=${CMAKE_SOURCE_DIR};ROUSE_BINARY_DIR=${CMAKE_BINARY_DIR}")
 endfunction()
+
+# rouse_fuzz(NAME LIBS lib... [CORPUS dir...]): the fuzz entry fuzz_NAME.c replays its corpus as the ctest fuzz_corpus_NAME.
+# Corpora are folders in corpus/ beside it, by default the one of its name. tests/run_fuzzers.py builds the fuzzers.
+function(rouse_fuzz name)
+  if(NOT ROUSE_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(F "" "" "LIBS;CORPUS" ${ARGN})
+  add_executable(fuzz_${name} fuzz_${name}.c ${CMAKE_SOURCE_DIR}/tests/corpus_main.c)
+  target_link_libraries(fuzz_${name} PRIVATE ${F_LIBS} base project_settings)
+  set_target_properties(fuzz_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  if(NOT F_CORPUS)
+    set(F_CORPUS ${name})
+  endif()
+  list(TRANSFORM F_CORPUS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/corpus/)
+  add_test(NAME fuzz_corpus_${name} COMMAND fuzz_${name} ${F_CORPUS})
+  set_tests_properties(fuzz_corpus_${name} PROPERTIES TIMEOUT 300)
+endfunction()

@@ -3,7 +3,7 @@
 
 #include "schemas/completion.h"
 #include "schemas/snapshot_record.h"
-#include "schemas/tests/fuzz.h"
+#include "tests/fuzz.h"
 
 static void completion_round_trip(const uint8_t *data, size_t n)
 {

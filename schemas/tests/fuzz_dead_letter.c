@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "schemas/dead_letter.h"
-#include "schemas/tests/fuzz.h"
+#include "tests/fuzz.h"
 
 static const char *const names[] = {
     /* in the order that golden/make_golden.py numbers them */

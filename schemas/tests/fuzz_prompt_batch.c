@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "schemas/prompt_batch.h"
-#include "schemas/tests/fuzz.h"
+#include "tests/fuzz.h"
 
 static bool has_refused_prompt(const struct schema_prompt_batch *batch)
 {
