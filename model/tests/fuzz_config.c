@@ -1,10 +1,9 @@
-// libs: base model
 /* Fuzz entry: config.json, then its binary form. What parses must survive a round trip; anything may come as plan bytes. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/config.h"
-#include "model/tests/corpus_replay.h"
+#include "tests/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
@@ -15,17 +14,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (model_config_parse((const char *)data, n, "fuzz", &config, &err) == 0) {
         model_config_encode(&config, &plan);
         struct base_bytes in = base_bytes_of(plan.data, plan.n);
-        if (model_config_decode(&in, &again, &err) != 0 || again.hidden != config.hidden || again.vocab != config.vocab)
-            abort();
+        FUZZ_CHECK(model_config_decode(&in, &again, &err) == 0);
+        FUZZ_CHECK(again.hidden == config.hidden && again.vocab == config.vocab);
     }
     base_buffer_clear(&plan);
     struct base_bytes in = base_bytes_of(data, n);
     if (model_config_decode(&in, &config, &err) == 0) {
         model_config_encode(&config, &plan);
-        if (plan.n > n || memcmp(plan.data, data, plan.n) != 0)
-            abort();
-        if (model_config_n_parameters(&config) == 0)
-            abort();
+        FUZZ_CHECK(plan.n <= n && memcmp(plan.data, data, plan.n) == 0);
+        FUZZ_CHECK(model_config_n_parameters(&config) > 0);
     }
     base_buffer_done(&plan);
     return 0;

@@ -1,4 +1,3 @@
-// libs: base model
 /* Fuzz entry: a whole .safetensors file; then the same bytes as an index. What is accepted must keep its promises. */
 #include <stdlib.h>
 #include <string.h>
@@ -6,15 +5,14 @@
 #include "base/bytes.h"
 #include "model/safetensors.h"
 #include "model/shard_index.h"
-#include "model/tests/corpus_replay.h"
+#include "tests/fuzz.h"
 
 static void check_header(const struct safetensors_header *h, uint64_t data_bytes)
 {
     uint64_t at = 0;
     for (size_t i = 0; i < h->n; i++) {
         const struct safetensors_entry *e = &h->entries[i];
-        if (e->begin != at || e->end < e->begin)
-            abort();
+        FUZZ_CHECK(e->begin == at && e->end >= e->begin);
         uint64_t n = e->end - e->begin;
         at = e->end;
         if (!e->readable)
@@ -22,11 +20,9 @@ static void check_header(const struct safetensors_header *h, uint64_t data_bytes
         uint64_t need = model_dtype_bytes(e->number);
         for (uint32_t d = 0; d < e->n_dims; d++)
             need *= e->shape[d];
-        if (need != n)
-            abort();
+        FUZZ_CHECK(need == n);
     }
-    if (at != data_bytes)
-        abort();
+    FUZZ_CHECK(at == data_bytes);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
@@ -43,8 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     struct shard_index index;
     if (model_shard_index_parse((const char *)data, n, "fuzz", &index, &err) == 0) {
         for (size_t i = 0; i < index.n_entries; i++) {
-            if (index.entries[i].file >= index.n_files || strchr(index.files[index.entries[i].file], '/'))
-                abort();
+            FUZZ_CHECK(index.entries[i].file < index.n_files);
+            FUZZ_CHECK(!strchr(index.files[index.entries[i].file], '/'));
         }
         model_shard_index_done(&index);
     }

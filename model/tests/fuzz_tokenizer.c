@@ -1,13 +1,12 @@
-// libs: base model
 /* Fuzz entry, by first byte: '{' a tokenizer.json; 'b' edits to compiled tables; anything else a text to encode. Whatever
  * opens must encode and decode within bounds; a text must come back in normal form. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
-#include "model/tests/corpus_replay.h"
 #include "model/tests/tokenizer_fixture.h"
 #include "model/tokenizer_internal.h"
+#include "tests/fuzz.h"
 
 static const char sample[] = "abc  the\xc3\xa9"
                              "e\xcc\x81\xcc\xa3 <|endoftext|>  <r> 'll aaaaaaa\n\n \xe4\xb8\xad\0<l>   <w>12";
@@ -21,12 +20,10 @@ static void there_and_back(const struct model_tokenizer *t, const char *text, si
     if (model_tokenizer_encode(t, text, n, 100000, &ids, &n_ids, &err) < 0)
         return;
     for (size_t i = 0; i < n_ids; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= model_tokenizer_n_ids(t))
-            abort();
+        FUZZ_CHECK(ids[i] >= 0 && (uint32_t)ids[i] < model_tokenizer_n_ids(t));
     model_tokenizer_decode(t, ids, n_ids, false, out);
     free(ids);
-    if (!out->failed && !base_utf8_valid(out->data, out->n))
-        abort();
+    FUZZ_CHECK(out->failed || base_utf8_valid(out->data, out->n));
 }
 
 static void use_all(const void *blob, size_t n)
@@ -84,17 +81,14 @@ static void fuzz_text(const uint8_t *text, size_t n)
     base_buffer_init(&back, 1 << 22);
     base_buffer_init(&nfc, 1 << 22);
     tokenizer_fixture_blob(false, &blob);
-    if (model_tokenizer_open(blob.data, blob.n, &t, &err) < 0)
-        abort();
+    FUZZ_CHECK(model_tokenizer_open(blob.data, blob.n, &t, &err) == 0);
     if (base_utf8_valid(text, n)) {
         there_and_back(t, (const char *)text, n, &back);
-        if (model_tokenizer_nfc(text, n, &nfc, &err) < 0)
-            abort();
+        FUZZ_CHECK(model_tokenizer_nfc(text, n, &nfc, &err) == 0);
         /* Raw added tokens are cut out before NFC and may drop or repeat spaces: only texts without them come back. */
         bool raw = memchr(text, '<', n) != NULL;
         bool same = back.n == nfc.n && (nfc.n == 0 || memcmp(back.data, nfc.data, nfc.n) == 0);
-        if (!raw && !back.failed && !nfc.failed && !same)
-            abort();
+        FUZZ_CHECK(raw || back.failed || nfc.failed || same);
     }
     model_tokenizer_close(t);
     base_buffer_done(&blob);

@@ -16,7 +16,6 @@
 
 #include "base/file.h"
 #include "model/config.h"
-#include "model/tests/corpus_replay.h"
 
 /* As EleutherAI published pythia-70m. */
 static const char published[] =
@@ -383,12 +382,6 @@ static void test_dtypes(void **state)
     assert_string_equal(err.text, "dtype 'fp16' is not one of f32, f16, bf16");
 }
 
-static void test_corpus(void **state)
-{
-    (void)state;
-    assert_true(corpus_replay("config") > 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -402,7 +395,6 @@ int main(void)
         cmocka_unit_test(test_binary_form),
         cmocka_unit_test(test_binary_form_is_checked),
         cmocka_unit_test(test_dtypes),
-        cmocka_unit_test(test_corpus),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

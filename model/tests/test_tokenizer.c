@@ -17,7 +17,6 @@
 
 #include "base/clock.h"
 #include "base/file.h"
-#include "model/tests/corpus_replay.h"
 #include "model/tests/tokenizer_fixture.h"
 #include "model/tokenizer_internal.h"
 
@@ -707,12 +706,6 @@ static void test_damaged(void **state)
     }
 }
 
-static void test_corpus(void **state)
-{
-    (void)state;
-    assert_true(corpus_replay("tokenizer") >= 5);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -724,7 +717,6 @@ int main(void)
         cmocka_unit_test(test_bad_files),      cmocka_unit_test(test_missing_file),
         cmocka_unit_test(test_deterministic),  cmocka_unit_test(test_moved),
         cmocka_unit_test(test_not_ours),       cmocka_unit_test(test_damaged),
-        cmocka_unit_test(test_corpus),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -17,7 +17,6 @@
 #include "base/file.h"
 #include "model/float16.h"
 #include "model/safetensors.h"
-#include "model/tests/corpus_replay.h"
 #include "model/weights.h"
 
 static char dir[64];
@@ -601,12 +600,6 @@ static void test_check_choices(void **state)
     dir_clear();
 }
 
-static void test_corpus(void **state)
-{
-    (void)state;
-    assert_true(corpus_replay("safetensors") > 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -619,7 +612,6 @@ int main(void)
         cmocka_unit_test(test_index),
         cmocka_unit_test(test_check_names_each_tensor),
         cmocka_unit_test(test_check_choices),
-        cmocka_unit_test(test_corpus),
     };
     return cmocka_run_group_tests(tests, dir_setup, dir_teardown);
 }
