@@ -1,4 +1,3 @@
-// libs: base schemas model gpu snapshot
 /* Fuzz entry: what a snapshot file says of itself. The first byte chooses the parser; headers are tried as they come
  * and with their digest made right, for a checksum keeps a fuzzer out as well as it does damage. */
 #include <stdlib.h>
@@ -8,16 +7,9 @@
 #include "snapshot/snap_manifest.h"
 #include "snapshot/snap_plan.h"
 #include "snapshot/snap_proof.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+#include "tests/fuzz.h"
 
 enum { FRONT_MAX = SNAP_HEADER_BYTES + 4 * SNAP_PAGE_BYTES };
-
-static void check(bool ok)
-{
-    if (!ok)
-        abort();
-}
 
 static void fuzz_header(const uint8_t *data, size_t n, bool seal)
 {
@@ -31,21 +23,22 @@ static void fuzz_header(const uint8_t *data, size_t n, bool seal)
     memcpy(front, data, n < sizeof(front) ? n : sizeof(front));
     memcpy(&file_bytes, front + 16, sizeof(file_bytes));
     if (snap_header_decode(front, file_bytes, &l, &err) < 0) {
-        check(err.code == ERR_CORRUPT);
+        FUZZ_CHECK(err.code == ERR_CORRUPT);
         return;
     }
     for (int i = 0; i < SNAP_SECTION_N; i++)
-        check(l.sections[i].offset >= l.front_bytes && l.sections[i].offset + l.sections[i].stored_bytes <= file_bytes);
+        FUZZ_CHECK(l.sections[i].offset >= l.front_bytes &&
+                   l.sections[i].offset + l.sections[i].stored_bytes <= file_bytes);
     struct snap_chunk last = snap_layout_chunk(&l, l.n_chunks - 1);
-    check(last.offset + last.bytes == file_bytes);
+    FUZZ_CHECK(last.offset + last.bytes == file_bytes);
     if (l.front_bytes > sizeof(front))
         return;
     if (seal) {
         uint8_t made[32];
         memset(front + 48, 0, 32);
-        check(snap_sha256(&(struct snap_part){front, l.front_bytes}, 1, made, NULL) == 0);
+        FUZZ_CHECK(snap_sha256(&(struct snap_part){front, l.front_bytes}, 1, made, NULL) == 0);
         memcpy(front + 48, made, 32);
-        check(snap_front_check(&l, front, hashes, digest, &err) == 0);
+        FUZZ_CHECK(snap_front_check(&l, front, hashes, digest, &err) == 0);
     } else {
         snap_front_check(&l, front, hashes, digest, &err);
     }
@@ -58,9 +51,9 @@ static void fuzz_manifest(const uint8_t *data, size_t n)
     if (snap_manifest_decode(data, n, &m, NULL) < 0)
         return;
     base_buffer_init(&text, 1 << 20);
-    check(snap_manifest_encode(&m, &text, NULL) == 0);
-    check(snap_manifest_decode(text.data, text.n, &again, NULL) == 0);
-    check(strcmp(m.id, again.id) == 0 && strcmp(m.name, again.name) == 0 && m.created_ms == again.created_ms);
+    FUZZ_CHECK(snap_manifest_encode(&m, &text, NULL) == 0);
+    FUZZ_CHECK(snap_manifest_decode(text.data, text.n, &again, NULL) == 0);
+    FUZZ_CHECK(strcmp(m.id, again.id) == 0 && strcmp(m.name, again.name) == 0 && m.created_ms == again.created_ms);
     base_buffer_done(&text);
 }
 
@@ -89,7 +82,7 @@ static void fuzz_plan(const uint8_t *data, size_t n)
                               .tensors = p.tensors,
                               .n_tensors = p.n_tensors,
                               .weights_bytes = p.weights_bytes};
-    check(snap_plan_check(&p, &as_own, NULL) == 0);
+    FUZZ_CHECK(snap_plan_check(&p, &as_own, NULL) == 0);
     snap_plan_done(&p);
 }
 
@@ -101,7 +94,7 @@ static void fuzz_proof(const uint8_t *data, size_t n)
         return;
     base_buffer_init(&bytes, 1000);
     snap_proof_encode(&p, &bytes);
-    check(bytes.n == n && memcmp(bytes.data, data, n) == 0);
+    FUZZ_CHECK(bytes.n == n && memcmp(bytes.data, data, n) == 0);
     base_buffer_done(&bytes);
 }
 

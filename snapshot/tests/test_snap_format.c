@@ -1,10 +1,8 @@
 /* Header, tables, manifest, plan and proof: what we write reads back, and nothing else is accepted. */
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "snapshot/snap_format.h"
 #include "snapshot/snap_lookup.h"
 #include "snapshot/snap_manifest.h"
@@ -477,36 +475,6 @@ static void test_limits(void **state)
     assert_int_equal(l.n_logits_max, 5);
 }
 
-/* ---- the fuzzer's corpus as a normal test ---- */
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
-
-static void test_corpus(void **state)
-{
-    (void)state;
-    const char *source = getenv("ROUSE_SOURCE_DIR");
-    char dir[PATH_MAX - 300], path[PATH_MAX];
-    unsigned n_files = 0;
-    snprintf(dir, sizeof(dir), "%s/snapshot/tests/corpus/snapshot", source ? source : ".");
-    DIR *d = opendir(dir);
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));) {
-        struct base_buffer bytes;
-        if (e->d_name[0] == '.')
-            continue;
-        base_buffer_init(&bytes, 1 << 20);
-        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-        assert_int_equal(base_file_read(path, 1 << 20, &bytes, NULL), 0);
-        for (size_t n = 0; n <= bytes.n; n += n < 2000 ? 1 : 97)
-            LLVMFuzzerTestOneInput(bytes.data, n);
-        LLVMFuzzerTestOneInput(bytes.data, bytes.n);
-        base_buffer_done(&bytes);
-        n_files++;
-    }
-    closedir(d);
-    assert_true(n_files >= 5);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -522,7 +490,6 @@ int main(void)
         cmocka_unit_test(test_proof),
         cmocka_unit_test(test_proof_runs),
         cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_corpus),
     };
     return cmocka_run_group_tests_name("snap_format", tests, NULL, NULL);
 }
