@@ -2,7 +2,7 @@
 """Builds every */tests/fuzz_*.c with clang's libFuzzer under ASan and UBSan and runs each: run_fuzzers.py [--seconds N]
 
 A fuzzer is linked with the folder it lives in and with those below it that the folder needs; all is instrumented.
-Corpora are the folders */tests/corpus/<name>/; what a run finds new stays in build/fuzz.
+Its seeds are all corpora of its folder, */tests/corpus/*/; what a run finds new stays in build/fuzz.
 """
 import argparse
 import glob
@@ -62,9 +62,9 @@ def main():
         if done.returncode == 0:
             corpus = f"{work}/corpus-{name}"
             os.makedirs(corpus, exist_ok=True)
-            seeds = f"{os.path.dirname(source)}/corpus/{name}"
-            argv = [f"{work}/fuzz_{name}", corpus, *([seeds] if os.path.isdir(seeds) else []), f"-seed={args.seed}",
-                    f"-max_total_time={args.seconds}", "-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={work}/{name}-",
+            seeds = sorted(glob.glob(f"{os.path.dirname(source)}/corpus/*/"))
+            argv = [f"{work}/fuzz_{name}", corpus, *seeds, f"-seed={args.seed}", f"-max_total_time={args.seconds}",
+                    "-timeout=10", "-rss_limit_mb=2048", f"-artifact_prefix={work}/{name}-",
                     "-print_final_stats=1", "-verbosity=0"]
             done = subprocess.run(argv, capture_output=True, text=True, errors="replace")
         tail = (done.stderr or "")[-2000:]
