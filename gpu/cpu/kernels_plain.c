@@ -1,9 +1,13 @@
-/* The operations as the paper has them: one loop per sum, from the first element to the last, in f32. */
+/* The operations as the paper has them: one loop per sum, from the first element to the last, in f32.
+ *
+ * exp, erf and tanh are not libm's: its last bits differ between versions and cpus, and a snapshot's proof would not hold
+ * on a machine with another one. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
 #include "gpu/cpu/cpu_kernels.h"
+#include "model/exp_sum.h"
 #include "model/float16.h"
 
 static void plain_widen(enum model_dtype dtype, const void *from, size_t n, float *to)
@@ -97,6 +101,12 @@ static const float *kv_at(const struct cpu_kv *kv, const uint32_t *blocks, uint3
     return cpu_kv_block(kv, blocks[p / GPU_BLOCK_TOKENS], is_v, head) + at;
 }
 
+/* e^x for x <= 0; NaN stays. */
+static float plain_exp(float x)
+{
+    return isnan(x) ? x : (float)model_exp((double)x);
+}
+
 static void plain_attention(const struct cpu_kv *kv, const uint32_t *blocks, uint32_t head, uint32_t position,
                             const float *q, float *out, float *scratch)
 {
@@ -116,7 +126,7 @@ static void plain_attention(const struct cpu_kv *kv, const uint32_t *blocks, uin
     }
     float sum = 0;
     for (uint32_t p = 0; p < n; p++) {
-        score[p] = expf(score[p] - max);
+        score[p] = plain_exp(score[p] - max);
         sum += score[p];
     }
     for (uint32_t i = 0; i < d; i++)
@@ -129,15 +139,35 @@ static void plain_attention(const struct cpu_kv *kv, const uint32_t *blocks, uin
     }
 }
 
+/* erf x = 2 / sqrt(pi) e^(-x^2) (x + 2 x^3 / 3 + 4 x^5 / (3 5) + ...): all terms of one sign, so none cancel. */
+static double plain_erf(double x)
+{
+    const double two_by_sqrt_pi = 1.1283791670955126;
+    if (!(fabs(x) < 6)) /* erfc 6 = 2e-17; NaN stays */
+        return isnan(x) ? x : copysign(1, x);
+    double term = x, sum = x;
+    for (double odd = 3; fabs(term) > 1e-12 * fabs(sum); odd += 2) {
+        term *= 2 * x * x / odd;
+        sum += term;
+    }
+    return two_by_sqrt_pi * model_exp(-x * x) * sum;
+}
+
+static double plain_tanh(double x)
+{
+    const double e = model_exp(-2 * fabs(x));
+    return copysign((1 - e) / (1 + e), x);
+}
+
 static void plain_gelu(enum model_act act, float *x, size_t n)
 {
-    const float sqrt_half = 0.70710678118654752f, sqrt_2_by_pi = 0.79788456080286536f;
+    const double sqrt_half = 0.70710678118654752, sqrt_2_by_pi = 0.79788456080286536;
     for (size_t i = 0; i < n; i++) {
-        const float v = x[i];
+        const double v = (double)x[i];
         if (act == MODEL_ACT_GELU_ERF)
-            x[i] = 0.5f * v * (1.0f + erff(v * sqrt_half));
+            x[i] = (float)(0.5 * v * (1 + plain_erf(v * sqrt_half)));
         else
-            x[i] = 0.5f * v * (1.0f + tanhf(sqrt_2_by_pi * (v + 0.044715f * v * v * v)));
+            x[i] = (float)(0.5 * v * (1 + plain_tanh(sqrt_2_by_pi * (v + 0.044715 * v * v * v))));
     }
 }
 
