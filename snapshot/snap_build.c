@@ -171,6 +171,8 @@ static int write_and_publish(struct snap_build *b, struct build_job *job, char o
     job->file = &file;
     rc = write_file(b, job, out_digest, err);
     if (rc == 0)
+        rc = snap_store_build_sync(&file, err);
+    if (rc == 0)
         rc = snap_lease_check(b->lease, err);
     if (rc < 0) {
         snap_store_build_abort(&file);

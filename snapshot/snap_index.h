@@ -62,6 +62,7 @@ struct snap_index {
     const struct snap_index_ops *ops;
     const char *kind; /* "redis", "files": for messages */
     bool said;        /* its failure was logged */
+    bool away;        /* set by find: nobody answered */
 };
 
 /* <store>/index, made when something is first written. */

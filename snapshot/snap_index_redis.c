@@ -152,6 +152,7 @@ static int redis_find(struct snap_index *base, const struct snap_index_query *q,
     redisReply *reply = NULL;
     measure(2, args, lengths);
     rc = eval(redis_of(base), find_script, false, 1, 2, args, lengths, &reply, err);
+    base->away = !snap_redis_is_connected(redis_of(base)->redis);
     if (rc == 0)
         rc = parse_entry(reply, out_entry, err);
     freeReplyObject(reply);

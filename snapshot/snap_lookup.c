@@ -161,7 +161,7 @@ bool snap_look_up(struct snap_store *store, struct snap_request *request, struct
         struct snap_index_entry entry = {.id = ""};
         bool told = false;
         bool leads = snap_store_find(store, i, &q, &entry) && entry_leads(store, request, &q, &entry, &found, &told);
-        if (!told)
+        if (!told && !snap_store_index_away(store, i))
             found.untold |= 1u << i;
         if (leads) {
             *out_found = found;

@@ -27,7 +27,7 @@ int snap_request_init(struct snap_request *out, const struct gpu_info *info, con
 
 struct snap_found {
     char id[SNAP_ID_CHARS + 1];
-    unsigned untold;  /* the indexes that did not lead here: a bit each */
+    unsigned untold;  /* the indexes that answered and did not lead here: a bit each */
     char reason[256]; /* when nothing was found: of a quarantine, if that is why */
 };
 

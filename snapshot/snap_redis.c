@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,7 +10,6 @@
 #include <sys/time.h>
 
 #include "base/clock.h"
-#include "snapshot/snap_digest.h"
 
 enum { CONNECT_MS = 300, COMMAND_MS = 1000, RETRY_MS = 1000, ARGS_MAX = 32, TEXT_MAX = 256 };
 
@@ -19,7 +17,7 @@ struct snap_redis {
     pthread_mutex_t lock;  /* guards all below; held across a call: the connection has one conversation at a time */
     redisContext *context; /* NULL: not connected */
     int n_setup;           /* replies to AUTH and SELECT that were not read yet */
-    uint64_t failed_ns;    /* when connecting last failed; 0: it did not */
+    uint64_t failed_ns;    /* when it last did not answer or could not be reached; 0: it did */
     char host[TEXT_MAX], user[TEXT_MAX], password[TEXT_MAX];
     int port, db; /* set by open, then read-only, like the texts above */
 };
@@ -47,7 +45,7 @@ static bool url_text(const char *text, size_t n, char *out)
     for (size_t i = 0; i < n; i++) {
         int c = (unsigned char)text[i];
         if (c == '%') {
-            int high = i + 2 < n + 0 ? hex_value(text[i + 1]) : -1;
+            int high = i + 2 < n ? hex_value(text[i + 1]) : -1;
             int low = high >= 0 ? hex_value(text[i + 2]) : -1;
             c = low < 0 ? 0 : high << 4 | low;
             i += 2;
@@ -173,6 +171,7 @@ static int redis_failed(struct snap_redis *r, const char *what, struct base_erro
     const char *why = r->context && r->context->err ? r->context->errstr : "out of memory";
     base_fail(err, ERR_SERVICE, "redis at %s:%d: %s: %s", r->host, r->port, what, why);
     redis_disconnect(r);
+    r->failed_ns = base_clock_mono_ns();
     return ERR_SERVICE;
 }
 
@@ -213,7 +212,6 @@ static int redis_connect(struct snap_redis *r, struct base_error *err)
     if (r->failed_ns && now - r->failed_ns < (uint64_t)RETRY_MS * 1000000)
         return base_fail(err, ERR_SERVICE, "redis at %s:%d: away a moment ago", r->host, r->port);
     r->context = redisConnectWithTimeout(r->host, r->port, milliseconds(CONNECT_MS));
-    r->failed_ns = base_clock_mono_ns();
     if (!r->context || r->context->err)
         return redis_failed(r, "connect", err);
     if (redisSetTimeout(r->context, milliseconds(COMMAND_MS)) != REDIS_OK)
@@ -257,24 +255,16 @@ static int redis_read_setup(struct snap_redis *r, struct base_error *err)
     return 0;
 }
 
-static void script_sha1(const char *script, char out[41])
-{
-    uint8_t digest[EVP_MAX_MD_SIZE];
-    unsigned n = 0;
-    if (EVP_Digest(script, strlen(script), digest, &n, EVP_sha1(), NULL) != 1 || n != 20)
-        memset(digest, 0, 20); /* names no script: the answer is NOSCRIPT, and the text is sent */
-    snap_hex(digest, 20, out);
-}
-
-static int redis_eval_as(struct snap_redis *r, const char *verb, const char *script, const struct snap_redis_call *call,
-                         redisReply **out_reply, struct base_error *err)
+/* EVAL, not EVALSHA: the text is less than a packet, and an unknown script would cost a second round trip. */
+static int redis_send_script(struct snap_redis *r, const struct snap_redis_call *call, redisReply **out_reply,
+                             struct base_error *err)
 {
     const char *args[ARGS_MAX + 3];
     size_t lengths[ARGS_MAX + 3];
     char n_keys[12];
     snprintf(n_keys, sizeof(n_keys), "%d", call->n_keys);
     assert(call->n_args <= ARGS_MAX);
-    const char *const head[] = {verb, script, n_keys};
+    const char *const head[] = {"EVAL", call->script, n_keys};
     for (int i = 0; i < 3; i++) {
         args[i] = head[i];
         lengths[i] = strlen(head[i]);
@@ -291,28 +281,17 @@ static int redis_eval_as(struct snap_redis *r, const char *verb, const char *scr
     return rc;
 }
 
-static bool is_noscript(const redisReply *reply)
-{
-    return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "NOSCRIPT", 8) == 0;
-}
-
 static int redis_eval_once(struct snap_redis *r, const struct snap_redis_call *call, redisReply **out_reply,
                            struct base_error *err)
 {
     redisReply *reply = NULL;
-    char sha1[41];
     int rc = r->context ? 0 : redis_connect(r, err);
     if (rc == 0 && call->writes)
         rc = redis_read_setup(r, err);
     if (rc < 0)
         return rc;
-    script_sha1(call->script, sha1);
-    rc = redis_eval_as(r, "EVALSHA", sha1, call, &reply, err);
-    if (rc == 0 && is_noscript(reply)) {
-        freeReplyObject(reply);
-        rc = redis_eval_as(r, "EVAL", call->script, call, &reply, err);
-    }
-    if (rc < 0 || !reply)
+    rc = redis_send_script(r, call, &reply, err);
+    if (rc < 0)
         return rc;
     if (reply->type == REDIS_REPLY_ERROR) {
         rc = redis_error_reply(r, "script", reply, err);
@@ -352,10 +331,22 @@ int snap_redis_eval(struct snap_redis *redis, const struct snap_redis_call *call
     pthread_mutex_lock(&redis->lock);
     sigpipe_hold(&before, &was_pending);
     bool was_connected = redis->context != NULL;
+    uint64_t began_ns = base_clock_mono_ns();
     int rc = redis_eval_once(redis, call, out_reply, err);
-    if (rc < 0 && was_connected && !redis->context) /* an old connection that broke: the server may be back already */
+    bool was_silent = base_clock_mono_ns() - began_ns >= (uint64_t)COMMAND_MS * 1000000;
+    if (rc < 0 && was_connected && !redis->context && !was_silent) {
+        redis->failed_ns = 0; /* an old connection that broke: the server may be back already */
         rc = redis_eval_once(redis, call, out_reply, err);
+    }
     sigpipe_release(&before, was_pending);
     pthread_mutex_unlock(&redis->lock);
     return rc;
+}
+
+bool snap_redis_is_connected(struct snap_redis *redis)
+{
+    pthread_mutex_lock(&redis->lock);
+    bool is = redis->context != NULL;
+    pthread_mutex_unlock(&redis->lock);
+    return is;
 }

@@ -1,9 +1,9 @@
 /* snap_redis - one connection to Redis that may fail at any time without harm.
  *
  * Made on the first use, made again after a failure, but not more often than every second: a start that finds Redis
- * away pays for one time-out (300 ms to connect, 1 s for an answer), not for each question. All changes are Lua
- * scripts: EVALSHA, and EVAL when the server does not know the script yet. AUTH and SELECT travel with the first
- * question, so that a look-up is one round trip. The password is in no message. Any thread; calls take turns. */
+ * away or silent pays for one time-out (300 ms to connect, 1 s for an answer), not for each question. All changes are
+ * Lua scripts, each sent whole by EVAL, and AUTH and SELECT travel with the first question: a look-up is one round trip,
+ * whatever the server remembers. The password is in no message. Any thread; calls take turns. */
 #ifndef ROUSE_SNAPSHOT_SNAP_REDIS_H
 #define ROUSE_SNAPSHOT_SNAP_REDIS_H
 
@@ -30,6 +30,9 @@ struct snap_redis_call {
     const char **args; /* [n_args], keys first */
     size_t *lengths;   /* [n_args] */
 };
+
+/* Whether the last call found somebody who answered, if only with an error. */
+bool snap_redis_is_connected(struct snap_redis *redis);
 
 /* ERR_SERVICE: away, refused or an error reply. *out_reply (freeReplyObject) is never an error. */
 int snap_redis_eval(struct snap_redis *redis, const struct snap_redis_call *call, redisReply **out_reply,

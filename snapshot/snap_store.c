@@ -106,6 +106,11 @@ bool snap_store_find(struct snap_store *store, int index, const struct snap_inde
     return out->id[0] || out->model_digest[0];
 }
 
+bool snap_store_index_away(const struct snap_store *store, int index)
+{
+    return store->indexes[index] && store->indexes[index]->away;
+}
+
 void snap_store_put(struct snap_store *store, const struct snap_index_change *change, unsigned which)
 {
     for (int i = 0; i < SNAP_STORE_INDEXES; i++) {
@@ -168,12 +173,15 @@ void snap_store_build_abort(struct snap_building *b)
     b->fd = -1;
 }
 
+int snap_store_build_sync(struct snap_building *b, struct base_error *err)
+{
+    return fsync(b->fd) < 0 ? base_fail_errno(err, "sync %s", b->path) : 0;
+}
+
 int snap_store_build_publish(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err)
 {
     char path[PATH_MAX];
     int rc = snap_store_path(store, id, path, err);
-    if (rc == 0 && fsync(b->fd) < 0)
-        rc = base_fail_errno(err, "sync %s", b->path);
     if (rc == 0 && rename(b->path, path) < 0)
         rc = base_fail_errno(err, "rename %s to %s", b->path, path);
     if (rc < 0) {

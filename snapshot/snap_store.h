@@ -35,6 +35,8 @@ bool snap_store_has(const struct snap_store *store, const char *id);
 /* Asks one index. False: it had nothing usable to say. */
 bool snap_store_find(struct snap_store *store, int index, const struct snap_index_query *q,
                      struct snap_index_entry *out);
+/* It did not answer the last question: the next one would wait for it again. */
+bool snap_store_index_away(const struct snap_store *store, int index);
 /* Tells the indexes in `which` (a bit each). */
 enum { SNAP_STORE_ALL = (1 << SNAP_STORE_INDEXES) - 1 };
 void snap_store_put(struct snap_store *store, const struct snap_index_change *change, unsigned which);
@@ -52,7 +54,10 @@ int snap_store_resolve(struct snap_store *store, const char *which, struct schem
 /* A new .building file. */
 int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,
                            struct base_error *err);
-/* fsync, rename to <id>.snap, fsync of the directory. On failure nothing of it is left, as after abort. */
+/* Its bytes are on disk: what may take long, before the lease is checked for the last time. */
+int snap_store_build_sync(struct snap_building *b, struct base_error *err);
+/* After sync: rename to <id>.snap, fsync of the directory. On failure nothing of it is left, as after abort; only when
+ * the directory cannot be synced, the file is there, whole, and may be gone after a power failure. */
 int snap_store_build_publish(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err);
 void snap_store_build_abort(struct snap_building *b);
 

@@ -174,23 +174,22 @@ static void test_redis(void **state)
     redis_close(&r);
 }
 
-/* One look-up is one command on a warm server: EVALSHA, with AUTH and SELECT in the same packet. */
+/* One look-up is one command, whether the server knows the script or not, with AUTH and SELECT in the same packet. */
 static void test_redis_round_trips(void **state)
 {
     struct redis_index r;
+    const char *root = ((struct fixture *)*state)->root;
     fixture_redis_start(&r.server, *state, 0, NULL);
-    redis_open(&r, r.server.url);
-    find(r.ix, by_name("x", ENV_1));
-    redis_close(&r);
-    redis_open(&r, r.server.url);
-    fixture_shell("redis-cli -p %d config resetstat >/dev/null", r.server.port);
-    find(r.ix, by_name("x", ENV_1));
-    fixture_shell("redis-cli -p %d info commandstats > '%s/stats'; grep -q 'cmdstat_evalsha:calls=1,' '%s/stats' && "
-                  "! grep -q 'cmdstat_eval:' '%s/stats' && ! grep -qE 'cmdstat_(scan|keys):' '%s/stats'",
-                  r.server.port, ((struct fixture *)*state)->root, ((struct fixture *)*state)->root,
-                  ((struct fixture *)*state)->root, ((struct fixture *)*state)->root);
+    for (int warm = 0; warm < 2; warm++) {
+        redis_open(&r, r.server.url);
+        fixture_shell("redis-cli -p %d config resetstat >/dev/null", r.server.port);
+        find(r.ix, by_name("x", ENV_1));
+        fixture_shell("redis-cli -p %d info commandstats > '%s/stats'; grep -q 'cmdstat_eval:calls=1,' '%s/stats' && "
+                      "! grep -qE 'cmdstat_(evalsha|script|scan|keys):' '%s/stats'",
+                      r.server.port, root, root, root);
+        redis_close(&r);
+    }
     fixture_redis_stop(&r.server);
-    redis_close(&r);
 }
 
 static void test_redis_login(void **state)
@@ -264,8 +263,9 @@ static void test_redis_killed_and_back(void **state)
     find(r.ix, q);               /* the old connection broke, the server is back: nobody notices */
     kill(r.server.pid, SIGSTOP); /* there, but silent */
     began = base_clock_mono_ns();
-    assert_int_equal(r.ix->ops->find(r.ix, &q, &e, NULL), ERR_SERVICE);
-    assert_true(base_clock_mono_ns() - began < UINT64_C(4000000000));
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(r.ix->ops->find(r.ix, &q, &e, NULL), ERR_SERVICE);
+    assert_true(base_clock_mono_ns() - began < UINT64_C(3000000000)); /* nor one for each here */
     kill(r.server.pid, SIGCONT);
     fixture_redis_stop(&r.server);
     redis_close(&r);

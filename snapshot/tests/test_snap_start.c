@@ -8,6 +8,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -749,6 +750,95 @@ static void test_redis_lease(void **state)
     fixture_redis_stop(&r);
 }
 
+/* A restore asks once and tells once, on a server that knows nothing, not even the scripts. */
+static void test_redis_round_trips(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    struct snap_start_options o = fixture_options(f);
+    START(cold, &o);
+    assert_started(&cold, false, true);
+    fixture_redis_start(&r, f, 0, NULL);
+    o.redis = r.url;
+    for (unsigned calls = 2; calls > 0; calls--) { /* 2: empty; 1: told by the first */
+        redis_cli(&r, "config resetstat");
+        START(warm, &o);
+        assert_started(&warm, true, false);
+        fixture_run_done(&warm);
+        fixture_shell("redis-cli -p %d info commandstats > '%s/stats'; grep -q 'cmdstat_eval:calls=%u,' '%s/stats' && "
+                      "! grep -qE 'cmdstat_(evalsha|script|scan|keys):' '%s/stats'",
+                      r.port, f->root, calls, f->root, f->root);
+    }
+    fixture_redis_stop(&r);
+    fixture_run_done(&cold);
+}
+
+/* A server that accepts and says nothing: one wait, not one for the question and one for the telling. */
+static void test_redis_silent(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    struct snap_start_options o = fixture_options(f);
+    START(cold, &o);
+    fixture_redis_start(&r, f, 0, NULL);
+    struct snap_store *store = NULL;
+    struct snap_index_entry entry;
+    const struct snap_index_query q = {.name = "oracle", .files = "", .env = "00000000000000000000000000000000"};
+    assert_int_equal(snap_store_open(f->store, r.url, &store, NULL), 0);
+    kill(r.pid, SIGSTOP);
+    assert_false(snap_store_find(store, SNAP_STORE_REDIS, &q, &entry));
+    assert_true(snap_store_index_away(store, SNAP_STORE_REDIS));
+    assert_false(snap_store_index_away(store, SNAP_STORE_FILES));
+    o.redis = r.url;
+    START(warm, &o);
+    assert_started(&warm, true, false);
+    kill(r.pid, SIGCONT);
+    base_clock_sleep_ms(1100);
+    assert_false(snap_store_find(store, SNAP_STORE_REDIS, &q, &entry));
+    assert_false(snap_store_index_away(store, SNAP_STORE_REDIS));
+    snap_store_close(store);
+    fixture_shell("test $(redis-cli -p %d -n 3 dbsize) = 0", r.port); /* not told: it would have been waited for */
+    fixture_redis_stop(&r);
+    fixture_run_done(&cold);
+    fixture_run_done(&warm);
+}
+
+/* In the place of libc's: while a snapshot is synced, somebody else takes the lease. */
+static int thief_port;
+
+int fsync(int fd)
+{
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof(path) - 1);
+    path[n > 0 ? n : 0] = '\0';
+    if (thief_port && strstr(path, ".building"))
+        fixture_shell("redis-cli -p %d -n 3 eval \"for _, k in ipairs(redis.call('keys', 'rouse:lease:*')) do "
+                      "redis.call('set', k, '99:thief', 'px', 60000) end\" 0 >/dev/null",
+                      thief_port);
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static void test_redis_lease_lost(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    struct snap_start_options o = fixture_options(f);
+    fixture_redis_start(&r, f, 0, NULL);
+    o.redis = r.url;
+    thief_port = r.port;
+    fixture_capture_begin(f);
+    START(robbed, &o);
+    fixture_capture_end(f);
+    thief_port = 0;
+    assert_started(&robbed, false, false);
+    assert_int_equal(fixture_captured(f, "was lost: another worker builds"), 1);
+    assert_store_is_clean(f, 0);
+    fixture_shell("test $(redis-cli -p %d -n 3 --raw keys 'rouse:lease:*' | wc -l) = 1", r.port); /* the thief's */
+    fixture_redis_stop(&r);
+    fixture_run_done(&robbed);
+}
+
 /* ---- tools ---- */
 
 static void test_admin(void **state)
@@ -864,7 +954,8 @@ int main(int argc, char **argv)
         T(test_full_disk),          T(test_file_size_limit),          T(test_store_is_no_directory),
         T(test_builders_at_once),   T(test_builder_killed),           T(test_admin),
     };
-    const struct CMUnitTest redis_tests[] = {T(test_redis), T(test_redis_lease)};
+    const struct CMUnitTest redis_tests[] = {T(test_redis), T(test_redis_lease), T(test_redis_round_trips),
+                                             T(test_redis_silent), T(test_redis_lease_lost)};
     if (argc > 1 && strcmp(argv[1], "redis") == 0) {
         fixture_redis_require();
         return cmocka_run_group_tests_name("snap_start on redis-server", redis_tests, NULL, NULL);
