@@ -86,6 +86,13 @@ int cli_fail(const char *command, int rc, const struct base_error *err)
     return base_exit_code(rc);
 }
 
+int cli_flush(struct base_error *err)
+{
+    if (fflush(stdout) != 0)
+        return base_fail_errno(err, "stdout");
+    return ferror(stdout) ? base_fail(err, ERR_IO, "stdout: not everything could be written") : 0;
+}
+
 int cli_lines_open(struct cli_lines *l, const char *path, struct base_error *err)
 {
     *l = (struct cli_lines){.path = path};
@@ -100,10 +107,10 @@ int cli_lines_next(struct cli_lines *l, char **out_line, size_t *out_n, struct b
     size_t n = 0;
     int c = EOF;
     while ((c = getc_unlocked(l->file)) != EOF && c != '\n') {
+        if (n == LINE_BYTES_MAX)
+            return base_fail(err, ERR_INPUT, "%s: line %llu is longer than %u bytes", l->path,
+                             (unsigned long long)l->number + 1, LINE_BYTES_MAX);
         if (n + 1 >= l->capacity) {
-            if (n >= LINE_BYTES_MAX)
-                return base_fail(err, ERR_INPUT, "%s: line %llu is longer than %u bytes", l->path,
-                                 (unsigned long long)l->number + 1, LINE_BYTES_MAX);
             size_t capacity = l->capacity ? 2 * l->capacity : 4096;
             char *line = realloc(l->line, capacity);
             if (!line)

@@ -160,6 +160,9 @@ extern enum base_log_level cli_log_level;
 /* Prints "rouse COMMAND: text" and returns the exit code for rc. */
 int cli_fail(const char *command, int rc, const struct base_error *err);
 
+/* What was printed so far is out. ERR_IO: it cannot be written (a full disk, a reader that went away): time to stop. */
+int cli_flush(struct base_error *err);
+
 /* Lines of a file or of stdin ("-"), bounded. */
 struct cli_lines {
     FILE *file;

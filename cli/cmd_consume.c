@@ -65,10 +65,15 @@ static int assign_all(rd_kafka_t *rk, int32_t *out_n, struct base_error *err)
 static void print_text(const struct schema_completion *c)
 {
     printf("[%s %s] ", c->batch_id.text, c->id.text);
-    if (c->error != SCHEMA_OK)
-        printf("error %s: %s\n", schema_code_name(c->error), c->error_text.text ? c->error_text.text : "");
+    bool bad = c->error != SCHEMA_OK;
+    const struct schema_string *text = bad ? &c->error_text : &c->text;
+    if (bad)
+        printf("error %s: ", schema_code_name(c->error));
     else
-        printf("(%s) %s\n", schema_finish_name(c->finish), c->text.text);
+        printf("(%s) ", schema_finish_name(c->finish));
+    if (text->n)
+        fwrite(text->text, 1, text->n, stdout); /* may hold NUL */
+    putchar('\n');
 }
 
 /* Prints one record; true when it counted. */
@@ -92,8 +97,6 @@ static bool print_record(const rd_kafka_message_t *m, uint64_t *n_bad)
     } else if (wanted) {
         print_text(c);
     }
-    if (wanted)
-        fflush(stdout);
     schema_completion_free(c);
     return wanted;
 }
@@ -102,23 +105,32 @@ static int consume(rd_kafka_t *rk, int32_t n_partitions, uint64_t *n_bad, struct
 {
     uint64_t n = 0, heard_ns = base_clock_mono_ns();
     int32_t n_at_end = 0;
-    while (!stopped && (!count || n < count) && !(until_end && n_at_end == n_partitions)) {
+    int rc = 0;
+    bool *at_end = calloc((size_t)n_partitions, sizeof *at_end); /* an end is told again after each record behind it */
+    if (!at_end)
+        return base_fail(err, ERR_NOMEM, "out of memory for %" PRId32 " partitions", n_partitions);
+    while (rc == 0 && !stopped && (!count || n < count) && !(until_end && n_at_end == n_partitions)) {
         rd_kafka_message_t *m = rd_kafka_consumer_poll(rk, 100);
         if (m && m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
-            n_at_end++;
+            if (m->partition >= 0 && m->partition < n_partitions && !at_end[m->partition]) {
+                at_end[m->partition] = true;
+                n_at_end++;
+            }
         } else if (m && m->err) {
             fprintf(stderr, "rouse consume: %s\n", rd_kafka_message_errstr(m));
         } else if (m) {
             heard_ns = base_clock_mono_ns();
             n += print_record(m, n_bad);
+            rc = cli_flush(err);
         }
         if (m)
             rd_kafka_message_destroy(m);
-        if (timeout_s && base_clock_mono_ns() - heard_ns > timeout_s * 1000000000u)
-            return base_fail(err, ERR_SERVICE, "nothing came for %" PRIu64 " s; %" PRIu64 " completions until then",
-                             timeout_s, n);
+        if (rc == 0 && timeout_s && base_clock_mono_ns() - heard_ns > timeout_s * 1000000000u)
+            rc = base_fail(err, ERR_SERVICE, "nothing came for %" PRIu64 " s; %" PRIu64 " completions until then",
+                           timeout_s, n);
     }
-    return 0;
+    free(at_end);
+    return rc;
 }
 
 int cmd_consume(int argc, char **argv)

@@ -11,9 +11,9 @@
 #include <librdkafka/rdkafka.h>
 #include <librdkafka/rdkafka_mock.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,8 +26,6 @@
 #include "schemas/completion.h"
 #include "snapshot/admin.h"
 
-extern char **environ;
-
 static const char *const prompts[] = {
     "In the beginning", "And God said,", "Blessed are they",    "The LORD is my", "Fear not;", "And Jesus answered",
     "Thou shalt not",   "Behold, I",     "And it came to pass", "A wise man",     "Let us go", "The king said unto",
@@ -35,9 +33,11 @@ static const char *const prompts[] = {
 #define N_PROMPTS    (sizeof prompts / sizeof prompts[0])
 #define N_PARTITIONS 3
 #define PATIENCE_MS  180000
+#define LEAVE_MS     5000 /* for the worker, once the demo was asked to stop */
 
 static struct cli_model_options model_options;
 static const char *brokers;
+static volatile sig_atomic_t stopped;
 
 static const struct base_options_usage usage = {
     .command = "rouse demo",
@@ -65,7 +65,8 @@ struct demo {
     char brokers[256], model[1024], self[1024], folder[64];
     char topic_in[64], topic_out[64], topic_dlq[64];
     unsigned long long run; /* names topics of this run alone: an earlier run's records are not in the way */
-    uint32_t n_workers, n_sent, n_seen, n_errors;
+    uint32_t n_workers, n_sent, n_seen, n_errors, n_refused;
+    char refusal[256]; /* why the first of n_refused batches did not get to the topic */
 };
 
 struct start { /* what a worker says of its start */
@@ -73,6 +74,20 @@ struct start { /* what a worker says of its start */
     double ready_s, first_token_s;
     char chart[16384];
 };
+
+static void on_signal(int number)
+{
+    (void)number;
+    stopped = 1;
+}
+
+static void on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
+{
+    (void)rk, (void)opaque;
+    struct demo *d = m->_private;
+    if (m->err && d->n_refused++ == 0)
+        snprintf(d->refusal, sizeof d->refusal, "%s", rd_kafka_err2str(m->err));
+}
 
 static int find_model(struct demo *d, struct base_error *err)
 {
@@ -111,10 +126,10 @@ static int open_kafka(struct demo *d, struct base_error *err)
     int rc = 0;
     if (brokers) {
         snprintf(d->brokers, sizeof d->brokers, "%s", brokers);
-        rc = cli_kafka_open(RD_KAFKA_PRODUCER, d->brokers, NULL, NULL, NULL, &d->producer, err);
+        rc = cli_kafka_open(RD_KAFKA_PRODUCER, d->brokers, NULL, NULL, on_delivery, &d->producer, err);
     } else {
-        rc = cli_kafka_open(RD_KAFKA_PRODUCER, "127.0.0.1:1", NULL, NULL, NULL, &d->producer,
-                            err); /* only to own the mock */
+        rc = cli_kafka_open(RD_KAFKA_PRODUCER, "127.0.0.1:1", NULL, NULL, on_delivery, &d->producer,
+                            err); /* this address only until the mock has one */
         if (rc == 0 && !(d->mock = rd_kafka_mock_cluster_new(d->producer, 1)))
             rc = base_fail(err, ERR_INTERNAL, "librdkafka's mock cluster did not start");
         if (rc == 0) {
@@ -175,7 +190,7 @@ static int send_prompts(struct demo *d, uint32_t n, struct base_error *err)
         if (rc == 0)
             e = rd_kafka_producev(d->producer, RD_KAFKA_V_TOPIC(d->topic_in),
                                   RD_KAFKA_V_KEY(batch_id, strlen(batch_id)), RD_KAFKA_V_VALUE(bytes.data, bytes.n),
-                                  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
+                                  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_OPAQUE(d), RD_KAFKA_V_END);
         base_buffer_done(&bytes);
         if (rc < 0)
             return rc;
@@ -183,6 +198,8 @@ static int send_prompts(struct demo *d, uint32_t n, struct base_error *err)
             return base_fail(err, ERR_SERVICE, "producing: %s", rd_kafka_err2str(e));
     }
     rd_kafka_resp_err_t e = rd_kafka_flush(d->producer, 30000);
+    if (d->n_refused) /* without this, the worker would be waited for in vain */
+        return base_fail(err, ERR_SERVICE, "producing: %u batches were not accepted: %s", d->n_refused, d->refusal);
     return e ? base_fail(err, ERR_SERVICE, "producing: %s", rd_kafka_err2str(e)) : 0;
 }
 
@@ -221,6 +238,14 @@ static void poll_completions(struct demo *d, int timeout_ms)
         rd_kafka_message_destroy(m);
 }
 
+/* In the child: becomes the worker, which ends with the demo, however that ends. */
+static void become(const char *const argv[], int log, pid_t parent)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == parent && dup2(log, STDERR_FILENO) >= 0)
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
 static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *log, const char *chart, pid_t *out_pid,
                         struct base_error *err)
 {
@@ -244,6 +269,8 @@ static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *lo
                             "off",
                             "--exit-after",
                             count,
+                            "--drain-s",
+                            "5",
                             "--trace",
                             chart,
                             "--store",
@@ -253,7 +280,7 @@ static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *lo
                             model_options.device,
                             "--cpu-kernels",
                             model_options.kernels};
-    size_t n = 27;
+    size_t n = 29;
     char threads[24];
     if (model_options.n_threads) {
         snprintf(threads, sizeof threads, "%" PRIu64, model_options.n_threads);
@@ -272,13 +299,26 @@ static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *lo
         argv[n++] = "--no-snapshot";
     argv[n] = NULL;
 
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    int rc = posix_spawn(out_pid, d->self, &actions, NULL, (char *const *)(uintptr_t)argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    errno = rc;
-    return rc ? base_fail_errno(err, "starting %s worker", d->self) : 0;
+    int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return base_fail_errno(err, "%s", log);
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0)
+        become(argv, fd, parent);
+    close(fd);
+    if (pid < 0)
+        return base_fail_errno(err, "starting %s worker", d->self);
+    *out_pid = pid;
+    return 0;
+}
+
+/* From here on a signal ends the worker first. */
+static void listen_to_signals(void)
+{
+    struct sigaction act = {.sa_handler = on_signal};
+    sigaction(SIGTERM, &act, NULL);
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGHUP, &act, NULL);
 }
 
 /* The worker's log, a JSON object a line: the events worth showing, and the figures of its cold start. */
@@ -314,30 +354,22 @@ static void read_log(const char *path, struct start *start)
     cli_lines_close(&lines);
 }
 
-/* Starts a worker, prints completions until it has published n prompts and left, and tells how it started. */
-static int run_worker(struct demo *d, uint32_t n, struct start *start, struct base_error *err)
+/* Prints completions until the worker has left and all have come; kills it when its time is over, which returns false. */
+static bool wait_for_worker(struct demo *d, pid_t pid, int *out_status)
 {
-    char log[128], chart[128];
-    snprintf(log, sizeof log, "%s/worker.log", d->folder);
-    snprintf(chart, sizeof chart, "%s/start.txt", d->folder);
-    pid_t pid;
-    /* A topic and so a group for each: in a group that somebody has just left, the mock cluster makes a new member wait. */
-    snprintf(d->topic_in, sizeof d->topic_in, "rouse.demo.%llu.prompts-%u", d->run, ++d->n_workers);
-    int rc = create_topic(d, d->topic_in, err);
-    if (rc == 0)
-        rc = send_prompts(d, n, err);
-    if (rc == 0)
-        rc = spawn_worker(d, n, log, chart, &pid, err);
-    if (rc < 0)
-        return rc;
     uint64_t end = base_clock_mono_ns() + (uint64_t)PATIENCE_MS * 1000000u;
-    int status = 0;
-    bool running = true;
-    while (running || d->n_seen < d->n_sent) {
+    *out_status = 0;
+    bool running = true, told = false;
+    while (running || (d->n_seen < d->n_sent && !stopped)) {
         poll_completions(d, 50);
-        if (running && waitpid(pid, &status, WNOHANG) == pid) {
+        if (stopped && !told && running) {
+            told = true;
+            kill(pid, SIGTERM);
+            end = base_clock_mono_ns() + LEAVE_MS * 1000000ull;
+        }
+        if (running && waitpid(pid, out_status, WNOHANG) == pid) {
             running = false;
-            bool done = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+            bool done = WIFEXITED(*out_status) && WEXITSTATUS(*out_status) == 0 && !stopped;
             end = base_clock_mono_ns() + (done ? 10000000000u : 0); /* what it committed must be here soon */
         }
         if (base_clock_mono_ns() > end)
@@ -345,12 +377,38 @@ static int run_worker(struct demo *d, uint32_t n, struct start *start, struct ba
     }
     if (running) {
         kill(pid, SIGKILL);
-        waitpid(pid, &status, 0);
+        waitpid(pid, out_status, 0);
     }
+    return !running;
+}
+
+/* Starts a worker, prints completions until it has published n prompts and left, and tells how it started. */
+static int run_worker(struct demo *d, uint32_t n, struct start *start, struct base_error *err)
+{
+    char log[128], chart[128];
+    snprintf(log, sizeof log, "%s/worker.log", d->folder);
+    snprintf(chart, sizeof chart, "%s/start.txt", d->folder);
+    pid_t pid = 0;
+    /* A topic and so a group for each: in a group that somebody has just left, the mock cluster makes a new member wait. */
+    snprintf(d->topic_in, sizeof d->topic_in, "rouse.demo.%llu.prompts-%u", d->run, ++d->n_workers);
+    int rc = create_topic(d, d->topic_in, err);
+    if (rc == 0)
+        rc = send_prompts(d, n, err);
+    if (rc == 0)
+        listen_to_signals();
+    if (rc == 0)
+        rc = spawn_worker(d, n, log, chart, &pid, err);
+    if (rc < 0)
+        return rc;
+    int status;
+    bool left = wait_for_worker(d, pid, &status);
+    if (stopped)
+        return base_fail(err, ERR_STOPPED, "stopped by a signal; the worker %s",
+                         left ? "has left" : "had to be killed");
     read_log(log, start);
-    if (running || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        return base_fail(err, running ? ERR_SERVICE : ERR_INTERNAL, "the worker %s",
-                         running ? "did not finish within 3 minutes" : "failed; its log is above");
+    if (!left || !WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return base_fail(err, left ? ERR_INTERNAL : ERR_SERVICE, "the worker %s",
+                         left ? "failed; its log is above" : "did not finish within 3 minutes");
     if (d->n_seen < d->n_sent)
         return base_fail(err, ERR_INTERNAL, "%u completions of %u came", d->n_seen, d->n_sent);
     struct base_buffer text;
@@ -431,12 +489,12 @@ int cmd_demo(int argc, char **argv)
         model_options.store = "";
     if (rc == 0)
         rc = find_model(&d, &err);
+    if (rc == 0)
+        rc = open_kafka(&d, &err);
     if (rc == 0 && !mkdtemp(d.folder))
         rc = base_fail_errno(&err, "%s", d.folder);
     if (rc == 0) {
-        rc = open_kafka(&d, &err);
-        if (rc == 0)
-            rc = demo(&d, &err);
+        rc = demo(&d, &err);
         char path[128];
         snprintf(path, sizeof path, "%s/worker.log", d.folder);
         unlink(path);

@@ -84,7 +84,6 @@ static void print_completion(const struct schema_completion *c, const struct sch
         fwrite(c->text.text, 1, c->text.n, stdout);
         putchar('\n');
     }
-    fflush(stdout);
 }
 
 static const struct worker_identity *identity_of(const struct snap_model *m)
@@ -112,7 +111,7 @@ static int print_result(struct session *s, struct engine_result *r, struct base_
     free(logprobs);
     s->n_done++;
     base_progress_set(&s->progress, s->n_done);
-    return 0;
+    return cli_flush(err);
 }
 
 /* One step, and everything that it finished. */

@@ -103,11 +103,11 @@ static int parse_ids(const struct base_buffer *in, uint32_t n_ids, int32_t **out
     const char *object = strstr(at, "\"ids\"");
     size_t n = 0;
     for (at = object ? object + 5 : at; at < end;) {
-        if (!strchr("0123456789", *at)) {
-            if (!strchr(" \t\r\n,:[]{}", *at)) {
+        if (*at < '0' || *at > '9') {
+            if (!*at || !strchr(" \t\r\n,:[]{}", *at)) {
                 free(ids);
-                return base_fail(err, ERR_INPUT, "%s: byte %zu: '%c' is no token id", text_path,
-                                 (size_t)(at - base_buffer_cstr(in)), *at);
+                return base_fail(err, ERR_INPUT, "%s: byte %zu (0x%02x) is part of no token id", text_path,
+                                 (size_t)(at - base_buffer_cstr(in)), (unsigned char)*at);
             }
             at++;
             continue;

@@ -1,6 +1,7 @@
 /* rouse worker - one worker: options in, worker_run, signals to drain. */
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "cli/cli.h"
@@ -110,6 +111,10 @@ int cmd_worker(int argc, char **argv)
         else
             chart = NULL;
         rc = worker_run(&worker_options, &err);
+        if (rc == ERR_STOPPED) { /* a thread may still stand on the trace and on the options */
+            fflush(NULL);
+            _exit(cli_fail("worker", rc, &err));
+        }
         if (rc == 0 && chart)
             rc = write_chart(trace, chart, &err);
     }

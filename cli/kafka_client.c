@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "worker/kafka_config.h"
 
 static int set(rd_kafka_conf_t *conf, const char *key, const char *value, struct base_error *err)
 {
     char why[256];
     if (rd_kafka_conf_set(conf, key, value, why, sizeof why) != RD_KAFKA_CONF_OK) {
-        /* librdkafka repeats the value, which may be a password */
-        if (strstr(key, "password") || strstr(key, "key"))
+        if (kafka_config_is_secret(key)) /* librdkafka repeats the value */
             return base_fail(err, ERR_USAGE, "--kafka %s: librdkafka refuses this value", key);
         return base_fail(err, ERR_USAGE, "--kafka %s: %s", key, why);
     }

@@ -70,6 +70,14 @@ static int setup_log(void)
     return 0;
 }
 
+/* A result that could not be written is not a success. */
+static int end(const char *command, int code)
+{
+    struct base_error err = {0};
+    int rc = cli_flush(&err);
+    return rc < 0 && code == 0 ? cli_fail(command, rc, &err) : code;
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -89,7 +97,7 @@ int main(int argc, char **argv)
         return base_exit_code(ERR_USAGE);
     for (size_t i = 0; i < N_COMMANDS; i++)
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
+            return end(commands[i].name, commands[i].run(argc - 1, argv + 1));
 
     const char *names[N_COMMANDS + 1] = {NULL};
     for (size_t i = 0; i < N_COMMANDS; i++)

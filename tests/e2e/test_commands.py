@@ -3,13 +3,16 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
 
 import msgpack
 import numpy as np
 import pytest
+from confluent_kafka import Producer
 from conftest import ORACLE, ROOT, ROUSE, generate, rouse
 from tokenizers import Tokenizer
 
@@ -175,6 +178,57 @@ def test_demo(tmp_path):
 def test_demo_on_real_services(tmp_path, kafka, redis):
     done = rouse("demo", "--store", tmp_path, "--brokers", kafka.bootstrap, "--redis", redis.url)
     assert "In the beginning" in done.stdout and "published once" in done.stdout
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_demo_leaves_no_worker_behind(tmp_path, end):
+    demo = subprocess.Popen([ROUSE, "demo", "--store", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    children = f"/proc/{demo.pid}/task/{demo.pid}/children"
+    deadline = time.monotonic() + 20
+    while not open(children).read() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (worker,) = map(int, open(children).read().split())
+    time.sleep(0.2)
+    demo.send_signal(end)
+    assert demo.wait(10) == (-end if end == signal.SIGKILL else 1)
+    while os.path.exists(f"/proc/{worker}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if os.path.exists(f"/proc/{worker}"):
+        os.kill(worker, signal.SIGKILL)
+        pytest.fail("the worker outlives the demo")
+    demo.communicate()
+
+
+@pytest.mark.parametrize("text", ["1\0 2", "1 -2", "1 2x", "99999999999999999999", "\0"])
+def test_ids_that_are_none(text):
+    done = rouse("tokenize", "--model", ORACLE, "--decode", input=text, check=False, timeout=10)
+    assert done.returncode == 3 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+def test_output_that_cannot_be_written(oracle_store):
+    args = ["--model", ORACLE, "--store", oracle_store]
+    for command in (["tokenize", "--model", ORACLE, "--text", __file__], ["generate", *args, "--prompt", "And", "--json"],
+                    ["eval", *args, "--text", f"{ORACLE}/heldout.txt"], ["snapshot", "ls", "--store", oracle_store]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([ROUSE, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 1 and "stdout" in done.stderr, (command, done)
+
+
+def test_consume_ends_with_its_reader(topics, kafka):
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for i in range(5000):
+        producer.produce(topics.completions, msgpack.packb({
+            "v": 1, "batch_id": "b", "id": str(i), "index": 0, "n_prompts": 1, "model": "m", "version": "", "snapshot": "",
+            "text": "nul \0 inside", "tokens": [], "finish_reason": "eos", "worker": "w",
+            "usage": {"prompt_tokens": 1, "completion_tokens": 0},
+            "timing_us": {"queue": 0, "prefill": 0, "decode": 0, "total": 0}}))
+    assert producer.flush(30) == 0
+    consume = f"{ROUSE} consume --brokers {kafka.bootstrap} --topic {topics.completions}"
+    done = subprocess.run(["bash", "-c", f"{consume} | head -1; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True,
+                          timeout=30)
+    assert done.returncode == 1 and "stdout" in done.stderr and "nul \0 inside" in done.stdout, done
+    whole = rouse("consume", "--brokers", kafka.bootstrap, "--topic", topics.completions, "--until-end").stdout
+    assert len(whole.splitlines()) == 5000
 
 
 def test_every_command_has_help():
