@@ -16,12 +16,13 @@
 #include "worker/wait.h"
 #include "worker/worker_state.h"
 
-#define BATCH_PROMPTS  512  /* about; more of them go into the next transaction */
-#define IDLE_COMMIT_MS 1000 /* positions of drained partitions that moved without a record */
-#define LOOK_UP_MS     50
-#define BACKOFF_MS     20
-#define BACKOFF_MAX_MS 5000
-#define COMMITTED_MS   2000 /* for the group's offsets, after a commit that nobody answered */
+#define BATCH_PROMPTS    512  /* about; more of them go into the next transaction */
+#define IDLE_COMMIT_MS   1000 /* positions of drained partitions that moved without a record */
+#define LOOK_UP_MS       50
+#define BACKOFF_MS       20
+#define BACKOFF_MAX_MS   5000
+#define PATIENT_FAILURES 4    /* of init_transactions, half a second each, before the brokers count as away */
+#define COMMITTED_MS     2000 /* for the group's offsets, after a commit that nobody answered */
 
 struct committer {
     struct worker *w;
@@ -116,9 +117,11 @@ static int wait_for_producer(struct committer *c)
 {
     struct worker *w = c->w;
     struct base_error err = {0};
+    uint32_t n_tries = 0;
     int rc = kafka_producer_ready(c->producer, &err);
     while (rc == ERR_AGAIN && !w->abandon) {
-        worker_link_set(w, &w->producer_link, "producer", err.text);
+        if (++n_tries > PATIENT_FAILURES) /* a coordinator that finishes somebody's transaction first is not away */
+            worker_link_set(w, &w->producer_link, "producer", err.text);
         pause_after_failure(c);
         pthread_mutex_lock(&w->lock);
         bool quit = w->commit_quit;

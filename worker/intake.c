@@ -96,6 +96,8 @@ bool worker_intake_tokenise(struct worker_job *job, const struct snap_model *mod
     bool expired = batch->deadline_ms && batch->deadline_ms < base_clock_unix_ms();
     for (; job->n_seen < job->n_prompts; job->n_seen++) {
         struct worker_prompt *p = &job->prompts[job->n_seen];
+        if (p->state != WORKER_PROMPT_NEW) /* the job had to wait for room in the queue */
+            continue;
         if (expired && batch->prompts[p->index].error == SCHEMA_OK)
             worker_prompt_expire(p);
         else

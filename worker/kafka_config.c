@@ -242,7 +242,7 @@ void kafka_config_log(const rd_kafka_t *rk, int level, const char *facility, con
     bool is_noise = false;
     for (size_t i = 0; i < N_OF(noise); i++)
         is_noise = is_noise || strcmp(facility, noise[i]) == 0;
-    enum base_log_level at = is_noise || level > 5 ? BASE_LOG_DEBUG : level <= 3 ? BASE_LOG_ERROR : BASE_LOG_WARN;
+    enum base_log_level at = is_noise || level > 5 ? BASE_LOG_DEBUG : BASE_LOG_WARN;
     if (base_log_enabled(at))
         BASE_LOG_(at, "librdkafka", LOG_STR("facility", facility), LOG_STR("text", text));
 }

@@ -42,13 +42,19 @@ static void line_append(struct poller *c, struct worker_job *job)
     c->tail = job;
 }
 
-static struct worker_job *line_shift(struct poller *c)
+static void line_shift(struct poller *c)
 {
-    struct worker_job *job = c->head;
-    c->head = job->behind;
+    c->head = c->head->behind;
     if (!c->head)
         c->tail = NULL;
-    return job;
+}
+
+static void line_unshift(struct poller *c, struct worker_job *job)
+{
+    job->behind = c->head;
+    c->head = job;
+    if (!c->tail)
+        c->tail = job;
 }
 
 /* After a revoke: jobs whose partition has gone leave the line. */
@@ -182,14 +188,15 @@ static void work_on_line(struct poller *c)
         struct worker_job *job = c->head;
         if (!worker_intake_tokenise(job, w->model, until))
             return;
+        line_shift(c);
         if (job->n_open > 0) {
-            if (worker_queue_push(&w->to_device, job) < 0)
-                return; /* full: the line waits, and flow control has paused the partitions */
-            line_shift(c);
+            if (worker_queue_push(&w->to_device, job) < 0) { /* full: flow control has paused the partitions */
+                line_unshift(c, job);
+                return;
+            }
             worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
             continue;
         }
-        line_shift(c);
         if (worker_intake_guard_note(&c->guard, job->code, base_clock_mono_ns()))
             halt(c, job);
         worker_job_finished(w, job);

@@ -204,21 +204,14 @@ static void write_trace(struct worker *w)
         base_log_warn("trace not written", LOG_STR("reason", err.text));
 }
 
-struct progress {
-    bool said_ready, said_complete;
-};
-
-static void note_progress(struct worker *w, struct progress *p)
+/* The whole of the cold start is known with the first commit: said again, and written down. */
+static void note_progress(struct worker *w, bool *said_complete)
 {
-    if (!p->said_ready && base_trace_at_ns(w->trace, BASE_TRACE_READY)) {
-        p->said_ready = true;
-        base_trace_log(w->trace, "cold start");
-    }
-    if (!p->said_complete && base_trace_at_ns(w->trace, BASE_TRACE_FIRST_COMMIT)) {
-        p->said_complete = true;
-        base_trace_log(w->trace, "cold start complete");
-        write_trace(w);
-    }
+    if (*said_complete || !base_trace_at_ns(w->trace, BASE_TRACE_FIRST_COMMIT))
+        return;
+    *said_complete = true;
+    base_trace_log(w->trace, "cold start");
+    write_trace(w);
 }
 
 static bool has_failed(struct worker *w)
@@ -237,13 +230,13 @@ static bool has_done_enough(struct worker *w)
     return enough;
 }
 
-static void watch_over(struct worker *w, struct progress *p)
+static void watch_over(struct worker *w, bool *said_complete)
 {
     while (stop_requests == 0 && !has_failed(w) && !has_done_enough(w)) {
-        note_progress(w, p);
+        note_progress(w, said_complete);
         base_clock_sleep_ms(TICK_MS);
     }
-    note_progress(w, p);
+    note_progress(w, said_complete);
 }
 
 /* Ending */
@@ -286,7 +279,7 @@ static void end_threads(struct worker *w, struct threads *t, struct http_server 
     end_thread(w, t, WATCH, END_GRACE_MS);
     http_server_close(http);
     w->device_quit = true;
-    worker_queue_wake(&w->to_device);
+    worker_queue_stop(&w->to_device);
     /* A model that is being loaded cannot be called off: it may take what a drain may take. */
     bool patient = stop_requests < 2 && !has_failed(w);
     end_thread(w, t, DEVICE, patient && w->options.drain_ms > END_GRACE_MS ? w->options.drain_ms : END_GRACE_MS);
@@ -325,7 +318,7 @@ static int open_http(struct worker *w, struct http_server **out_http, struct bas
 
 static int start_and_watch(struct worker *w, struct threads *t, struct http_server **out_http, struct base_error *err)
 {
-    struct progress progress = {0};
+    bool said_complete = false;
     int rc = open_http(w, out_http, err);
     if (rc < 0)
         return rc;
@@ -337,11 +330,11 @@ static int start_and_watch(struct worker *w, struct threads *t, struct http_serv
     rc = start_threads(w, t, err);
     if (rc < 0)
         return rc;
-    watch_over(w, &progress);
+    watch_over(w, &said_complete);
     if (!has_failed(w))
         drain(w);
-    note_progress(w, &progress);
-    if (!progress.said_complete)
+    note_progress(w, &said_complete);
+    if (!said_complete)
         write_trace(w);
     return 0;
 }

@@ -86,15 +86,18 @@ void worker_link_set(struct worker *w, struct worker_link *link, const char *whi
 
 void worker_note_ready(struct worker *w)
 {
-    if (w->model_ready && w->joined)
-        base_trace_mark(w->trace, BASE_TRACE_READY);
+    if (!w->model_ready || !w->joined || atomic_exchange(&w->ready_noted, true))
+        return;
+    base_trace_mark(w->trace, BASE_TRACE_READY);
+    base_trace_log(w->trace, "cold start"); /* before anybody can see that it is over */
+    w->ready = true;
 }
 
 enum worker_phase worker_phase(const struct worker *w)
 {
     if (w->draining)
         return WORKER_DRAINING;
-    return w->model_ready && w->joined ? WORKER_READY : WORKER_STARTING;
+    return w->ready ? WORKER_READY : WORKER_STARTING;
 }
 
 const char *worker_phase_name(enum worker_phase phase)
@@ -117,7 +120,7 @@ bool worker_not_ready(struct worker *w, char *out, size_t size)
         snprintf(out, size, "brokers away: %s", w->producer_link.why);
     else if (w->topics_missing[0])
         snprintf(out, size, "%.700s", w->topics_missing);
-    else if (!w->joined)
+    else if (!w->ready)
         snprintf(out, size, "the group is not joined yet");
     else if (w->halted_why[0])
         snprintf(out, size, "%s", w->halted_why);

@@ -66,18 +66,19 @@ struct worker {
     rd_kafka_t *consumer;      /* made by the poll thread, freed by main after all threads have ended */
     struct ledger_batch batch; /* the commit thread's */
 
-    _Atomic bool consumer_made;     /* consumer may be used by other threads */
-    _Atomic bool topics_known;      /* all three topics exist */
-    _Atomic bool model_ready;       /* model and device are set */
-    _Atomic bool joined;            /* the group has given us an assignment, be it empty */
-    _Atomic bool draining;          /* take nothing more */
-    _Atomic bool leaving;           /* poll thread: leave the group and end */
-    _Atomic bool device_quit;       /* device thread: end */
-    _Atomic bool abandon;           /* everybody: end as soon as you look up */
-    _Atomic bool cancel;            /* device thread: some jobs have gone with their partition */
-    _Atomic bool paused;            /* partitions are paused for want of room */
-    _Atomic uint64_t poll_beat_ns;  /* when the poll loop came round last */
-    _Atomic uint64_t step_began_ns; /* 0: the device thread is not inside a step */
+    _Atomic bool consumer_made;      /* consumer may be used by other threads */
+    _Atomic bool topics_known;       /* all three topics exist */
+    _Atomic bool model_ready;        /* model and device are set */
+    _Atomic bool joined;             /* the group has given us an assignment, be it empty */
+    _Atomic bool ready, ready_noted; /* both of these, and it has been said */
+    _Atomic bool draining;           /* take nothing more */
+    _Atomic bool leaving;            /* poll thread: leave the group and end */
+    _Atomic bool device_quit;        /* device thread: end */
+    _Atomic bool abandon;            /* everybody: end as soon as you look up */
+    _Atomic bool cancel;             /* device thread: some jobs have gone with their partition */
+    _Atomic bool paused;             /* partitions are paused for want of room */
+    _Atomic uint64_t poll_beat_ns;   /* when the poll loop came round last */
+    _Atomic uint64_t step_began_ns;  /* 0: the device thread is not inside a step */
     _Atomic uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns;
     _Atomic uint64_t http_requests;
     _Atomic bool poll_ended, commit_ended, device_ended, watch_ended;
@@ -95,14 +96,13 @@ void worker_fail(struct worker *w, const struct base_error *why);
 /* Jobs: in the list from add to drop. lock held by the caller of _locked. */
 void worker_jobs_add_locked(struct worker *w, struct worker_job *job);
 void worker_jobs_drop_locked(struct worker *w, struct worker_job *job); /* frees it */
-void worker_jobs_drop(struct worker *w, struct worker_job *job);
 /* All its prompts are done: to the ledger, or away with it if its partition has gone. */
 void worker_job_finished(struct worker *w, struct worker_job *job);
 
 /* down or up again; logs changes alone. which: for the log, "consumer" or "producer". */
 void worker_link_set(struct worker *w, struct worker_link *link, const char *which, const char *why_down);
 
-/* Marks READY in the trace once both halves are there. */
+/* Once both halves are there: READY in the trace, the log line, the flag. For the threads that bring the halves. */
 void worker_note_ready(struct worker *w);
 /* Ready: the model is restored and proven, and the group was joined. */
 enum worker_phase worker_phase(const struct worker *w);

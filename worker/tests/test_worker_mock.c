@@ -651,8 +651,8 @@ static void test_failed_transactions_are_sent_again(void **state)
         rd_kafka_mock_push_request_errors_array(f->kafka.cluster, cases[i].request, 1, cases[i].errors);
         expect_each_at_least_once(f, 1);
         base_clock_sleep_ms(200);
-        while (next_completion(f, 300)) /* the aborted copies */
-            ;
+        for (struct schema_completion *c; (c = next_completion(f, 300));) /* the aborted copies */
+            schema_completion_free(c);
         if (cases[i].metric && strcmp(cases[i].metric, "producers_replaced") == 0)
             wait_for_metric(f, "rouse_producers_replaced_total", 1);
     }
@@ -680,13 +680,17 @@ static void test_a_completion_too_large_for_the_broker(void **state)
     assert_int_equal(letter.stage, SCHEMA_STAGE_PUBLISH);
     rd_kafka_message_destroy(m);
 
-    /* The same, when only the broker knows. */
+    /* The same, when only the broker knows: told by the delivery, remembered on the next attempt. */
     static const rd_kafka_resp_err_t refused[] = {RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE};
+    put_batches(f, "small", 1, 1, 60);
     rd_kafka_mock_push_request_errors_array(f->kafka.cluster, MOCK_PRODUCE, 1, refused);
-    struct batch small = {.id = "small", .n_prompts = 1, .max_tokens = 5};
-    struct base_buffer value;
-    encode_batch(&small, &value);
-    base_buffer_done(&value);
+    c = next_completion(f, PATIENCE_MS);
+    assert_non_null(c);
+    assert_int_equal(c->error, SCHEMA_OUTPUT_TOO_LARGE);
+    schema_completion_free(c);
+    rd_kafka_message_destroy(next_letter(f, &letter));
+    assert_string_equal(letter.topic, "prompts");
+    assert_int_equal(letter.code, SCHEMA_OUTPUT_TOO_LARGE);
     stop(f);
 }
 
