@@ -12,7 +12,7 @@
 #define ASK_MS         1000 /* for one answer */
 #define TOPICS_MS      100  /* the first wait between two looks at missing topics; grows to */
 #define TOPICS_MAX_MS  3000
-#define LAG_MS         2000
+#define LAG_MS         5000
 #define LOOK_UP_MS     20
 #define PARTITIONS_MAX 1024 /* whose lag is asked for */
 
