@@ -268,7 +268,7 @@ static void drop_item(void *context, void *item)
 static void settle(struct committer *c, bool committed)
 {
     struct worker *w = c->w;
-    uint64_t n_prompts = 0, total;
+    uint64_t n_prompts = 0;
     for (uint32_t i = 0; committed && i < w->batch.n_items; i++) {
         const struct worker_job *job = w->batch.items[i];
         publish_count(job, &w->metrics);
@@ -280,14 +280,11 @@ static void settle(struct committer *c, bool committed)
     w->publishing = false;
     if (committed && any)
         w->last_completion_ms = base_clock_unix_ms();
-    total = w->n_published += n_prompts;
+    w->n_published += n_prompts;
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
-    if (committed && any) {
+    if (committed && any)
         base_trace_mark(w->trace, BASE_TRACE_FIRST_COMMIT);
-        if (w->options.on_committed)
-            w->options.on_committed(w->options.context, total);
-    }
 }
 
 static bool collect(struct committer *c)

@@ -33,9 +33,6 @@ struct worker_options {
     uint32_t drain_ms;               /* SIGTERM: finish what fits into this, then leave */
     uint64_t exit_after;             /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
     struct base_trace *trace;        /* may be NULL: worker_run makes one */
-    /* For the demo: called on the commit thread after a transaction is committed. May be NULL. */
-    void (*on_committed)(void *context, uint64_t n_prompts_total);
-    void *context;
 };
 
 /* Runs until stopped; returns 0 after a clean drain. Blocks. Installs no signal handlers. */

@@ -94,3 +94,17 @@ def test_expired_prompts_are_answered_without_work(topics, start_worker, reader,
     out.read(1)
     (c,) = out.values()
     assert c["finish_reason"] == "expired" and c["usage"]["completion_tokens"] == 0
+
+
+def test_a_queue_of_records_waits_for_the_model(topics, start_worker, reader, tmp_path):
+    """Records are there before the worker is: they stand in line while it loads the model, and none gets lost in it."""
+    n = 200
+    topics.produce_batches([{"v": 1, "batch_id": f"b{i}", "prompts": [{"id": "a", "text": "And", "max_tokens": 1}]}
+                            for i in range(n)])
+    out = reader(topics.completions)
+    for attempt in range(2):
+        topics.group = f"{topics.group}-{attempt}"
+        worker = start_worker("--no-snapshot", "--exit-after", n, "--threads", 2)
+        out.read(n * (attempt + 1), seconds=60)
+        assert worker.process.wait(30) == 0
+    assert len(out.messages) == 2 * n
