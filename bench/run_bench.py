@@ -86,8 +86,8 @@ def summarise(rows, n_params, weight_bytes):
 def write_svg(path, rows, title):
     bars = [r for r in rows if r[5] is not None]
     height = 60 + 34 * len(bars)
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{height}" font-family="sans-serif" font-size="13">',
-           f'<rect width="900" height="{height}" fill="white"/><text x="20" y="28" font-size="16">{title}</text>']
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="1040" height="{height}" font-family="sans-serif" font-size="13">',
+           f'<rect width="1040" height="{height}" fill="white"/><text x="20" y="28" font-size="16">{title}</text>']
     for i, (name, median, low, high, limit, ratio) in enumerate(bars):
         y = 50 + 34 * i
         width = 360 * min(ratio, 1.0)
