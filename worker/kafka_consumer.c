@@ -263,12 +263,13 @@ static void flow_control(struct poller *c)
     c->w->paused = pause;
 }
 
-/* Positions step over transaction markers; this thread is the one that moves them, so none is ahead of the ledger. */
+/* Positions step over transaction markers; this thread is the one that moves them, so none is ahead of the ledger: until it
+ * leaves, when it lets records pass that it does not take. */
 static void note_positions(struct poller *c, bool now)
 {
     struct worker *w = c->w;
     uint64_t at = base_clock_mono_ns();
-    if (w->draining || (!now && at < c->positions_at_ns + POSITION_MS * 1000000ull))
+    if (w->draining || w->leaving || (!now && at < c->positions_at_ns + POSITION_MS * 1000000ull))
         return;
     c->positions_at_ns = at;
     rd_kafka_topic_partition_list_t *list = NULL;
@@ -491,8 +492,13 @@ static void leave_group(struct poller *c)
     uint64_t until = base_clock_mono_ns() + WORKER_CLOSE_WAIT_MS * 1000000ull;
     rd_kafka_queue_t *queue = rd_kafka_queue_new(c->rk);
     rd_kafka_error_t *error = rd_kafka_consumer_close_queue(c->rk, queue);
-    while (!error && !rd_kafka_consumer_closed(c->rk) && !c->w->abandon && base_clock_mono_ns() < until)
-        rd_kafka_queue_poll_callback(queue, 20);
+    while (!error && !rd_kafka_consumer_closed(c->rk) && !c->w->abandon && base_clock_mono_ns() < until) {
+        /* Not rd_kafka_queue_poll_callback: a message that was fetched before the close has no callback to go to, and 2.0.2
+         * aborts the process over it. */
+        rd_kafka_message_t *m = rd_kafka_consume_queue(queue, 20);
+        if (m)
+            rd_kafka_message_destroy(m); /* never taken: somebody else's now */
+    }
     if (error)
         rd_kafka_error_destroy(error);
     rd_kafka_queue_destroy(queue);
