@@ -71,6 +71,10 @@ struct cpu_kernels {
     void (*add)(float *x, const float *y, size_t n);      /* x += y */
 };
 
+/* The kv_write of every version: two copies, which memcpy does best. */
+void cpu_kv_write(const struct cpu_kv *kv, uint32_t block, uint32_t head, uint32_t position, const float *k,
+                  const float *v);
+
 extern const struct cpu_kernels cpu_kernels_plain;
 #if defined(__x86_64__)
 extern const struct cpu_kernels cpu_kernels_avx2; /* AVX2, FMA, F16C: ask cpu_kernels_pick first */

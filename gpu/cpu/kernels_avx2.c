@@ -377,14 +377,6 @@ static void avx2_rotary(float *x, const float *cos, const float *sin, uint32_t r
 
 /* ---- attention ---- */
 
-static void avx2_kv_write(const struct cpu_kv *kv, uint32_t block, uint32_t head, uint32_t position, const float *k,
-                          const float *v)
-{
-    const size_t at = (size_t)(position % GPU_BLOCK_TOKENS) * kv->head_dim;
-    memcpy(cpu_kv_block(kv, block, 0, head) + at, k, kv->head_dim * sizeof *k);
-    memcpy(cpu_kv_block(kv, block, 1, head) + at, v, kv->head_dim * sizeof *v);
-}
-
 /* q . k[j] of eight consecutive slots k [8][D]: one running sum of eight lanes each, folded as in fold4. */
 INLINE __m256 dot8(const float *q, const float *k, uint32_t d)
 {
@@ -484,7 +476,7 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .matmul = avx2_matmul,
     .layernorm = avx2_layernorm,
     .rotary = avx2_rotary,
-    .kv_write = avx2_kv_write,
+    .kv_write = cpu_kv_write,
     .attention = avx2_attention,
     .gelu = avx2_gelu,
     .add = avx2_add,

@@ -87,8 +87,8 @@ static void plain_rotary(float *x, const float *cos, const float *sin, uint32_t 
     }
 }
 
-static void plain_kv_write(const struct cpu_kv *kv, uint32_t block, uint32_t head, uint32_t position, const float *k,
-                           const float *v)
+void cpu_kv_write(const struct cpu_kv *kv, uint32_t block, uint32_t head, uint32_t position, const float *k,
+                  const float *v)
 {
     const size_t at = (size_t)(position % GPU_BLOCK_TOKENS) * kv->head_dim;
     memcpy(cpu_kv_block(kv, block, 0, head) + at, k, kv->head_dim * sizeof *k);
@@ -191,7 +191,7 @@ const struct cpu_kernels cpu_kernels_plain = {
     .matmul = plain_matmul,
     .layernorm = plain_layernorm,
     .rotary = plain_rotary,
-    .kv_write = plain_kv_write,
+    .kv_write = cpu_kv_write,
     .attention = plain_attention,
     .gelu = plain_gelu,
     .add = plain_add,
