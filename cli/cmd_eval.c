@@ -121,15 +121,15 @@ static int eval_window(struct gpu_model *gpu, const int32_t *ids, size_t n, cons
         uint32_t chunk = n - at < CHUNK_TOKENS ? (uint32_t)(n - at) : CHUNK_TOKENS;
         struct gpu_sequence s = {
             .tokens = ids + at, .n_tokens = chunk, .position = (uint32_t)at, .blocks = blocks, .n_logits = chunk};
-        const float *logits;
-        int rc = gpu_model_forward(gpu, &s, 1, &logits, err);
+        struct gpu_result result;
+        int rc = gpu_model_forward(gpu, &s, 1, &result, err);
         if (rc < 0)
             return rc;
         for (uint32_t i = 0; i < chunk && at + i + 1 < n; i++) {
-            score->nll += nll_of(logits + (size_t)i * vocab, vocab, ids[at + i + 1]);
+            score->nll += nll_of(result.logits + (size_t)i * vocab, vocab, ids[at + i + 1]);
             score->n_scored++;
         }
-        if (npy && fwrite(logits, sizeof(float) * vocab, chunk, npy) != chunk)
+        if (npy && fwrite(result.logits, sizeof(float) * vocab, chunk, npy) != chunk)
             return base_fail_errno(err, "%s", logits_path);
         at += chunk;
     }

@@ -4,7 +4,7 @@ target_include_directories(project_settings INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(project_settings INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64)
 target_compile_options(project_settings INTERFACE
   -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual -Wvla
-  -Wwrite-strings -Wformat=2 -Wundef -fno-common -fstack-protector-strong
+  -Wwrite-strings -Wno-missing-field-initializers -Wformat=2 -Wundef -fno-common -fstack-protector-strong
   # Sums must not depend on what the compiler fuses: the same prompt gives the same bits in every build.
   -ffp-contract=off)
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT ROUSE_SANITIZE)

@@ -13,6 +13,10 @@ struct gpu_backend {
     int (*open)(uint32_t index, const struct gpu_open_options *options, struct gpu_device **out_device,
                 struct base_error *err);
     void (*close)(struct gpu_device *device);
+    enum model_dtype (*auto_dtype)(enum model_dtype file_dtype);
+    /* What this device cannot run of what plan.c admits: ERR_USAGE. */
+    int (*check)(const struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
+                 struct base_error *err);
 
     /* Bytes of workspace and KV that this device wants behind the weights of plan (whose weight range is laid out). */
     void (*measure)(const struct gpu_device *device, const struct gpu_plan *plan, uint64_t *out_workspace_bytes,
@@ -22,12 +26,28 @@ struct gpu_backend {
                      struct gpu_model **out_model, struct base_error *err);
     void (*model_free)(struct gpu_model *model);
     uint8_t *(*model_host)(struct gpu_model *model);
+    int (*model_read)(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err);
     int (*model_load)(struct gpu_model *model, const struct model_weights *weights,
                       void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
                       struct base_error *err);
     /* The step has been checked against the plan (gpu_step_check). */
     int (*model_forward)(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
-                         const float **out_logits, struct base_error *err);
+                         struct gpu_result *out_result, struct base_error *err);
+    bool (*model_samples)(const struct gpu_model *model, const struct model_sampling *sampling);
+
+    /* The rest may be NULL: a device whose memory is this process's own, with nothing to choose and nothing to give back. */
+    int (*model_warm_up)(struct gpu_model *model, struct base_error *err);
+    int (*choices_export)(struct gpu_model *model, struct base_buffer *out, struct base_error *err);
+    int (*choices_import)(struct gpu_model *model, const void *bytes, size_t n, struct base_error *err);
+    int (*upload_open)(struct gpu_device *device, uint32_t n_slots, size_t slot_bytes, struct gpu_upload **out_upload,
+                       struct base_error *err);
+    int (*upload_take)(struct gpu_upload *upload, uint32_t *out_slot, uint8_t **out_buffer, struct base_error *err);
+    int (*upload_put)(struct gpu_upload *upload, uint32_t slot, struct gpu_model *model, uint64_t offset,
+                      uint64_t n_bytes, struct base_error *err);
+    int (*upload_sync)(struct gpu_upload *upload, struct base_error *err);
+    void (*upload_close)(struct gpu_upload *upload);
+    int (*model_sleep)(struct gpu_model *model, struct base_error *err);
+    int (*model_wake)(struct gpu_model *model, struct base_error *err);
 };
 
 struct gpu_device {
@@ -39,7 +59,20 @@ struct gpu_model {
     struct gpu_device *device; /* borrowed, outlives the model */
     struct gpu_plan plan;
     struct gpu_tensor *tensors; /* [plan.n_tensors], owned; plan.tensors is the same memory */
+    int (*gate)(void *context, uint64_t end, struct base_error *err); /* NULL: all weights are in place */
+    void *gate_context;
 };
+
+/* A back end's upload begins with this. */
+struct gpu_upload {
+    struct gpu_device *device;
+};
+
+/* The weights in [0, end) may be used: at once, or after waiting for them. */
+static inline int gpu_gate_pass(struct gpu_model *model, uint64_t end, struct base_error *err)
+{
+    return model->gate ? model->gate(model->gate_context, end, err) : 0;
+}
 
 extern const struct gpu_backend gpu_cpu_backend;
 

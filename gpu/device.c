@@ -1,8 +1,10 @@
 #include "gpu/device.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "gpu/backend.h"
 #include "gpu/plan.h"
 
@@ -23,9 +25,14 @@ static int open_auto(const struct gpu_open_options *options, struct gpu_device *
 {
     int rc = ERR_SERVICE;
     for (size_t i = 0; i < N_BACKENDS; i++) {
-        rc = backends[i]->open(0, options, out_device, err);
-        if (rc != ERR_SERVICE)
+        struct base_error why = {0};
+        rc = backends[i]->open(0, options, out_device, &why);
+        if (rc != ERR_SERVICE || i + 1 == N_BACKENDS) {
+            if (rc < 0 && err)
+                *err = why;
             break;
+        }
+        base_log_info("device not used", LOG_STR("device", backends[i]->kind), LOG_STR("reason", why.text));
     }
     return rc;
 }
@@ -81,6 +88,11 @@ const struct gpu_info *gpu_device_info(const struct gpu_device *device)
     return &device->info;
 }
 
+enum model_dtype gpu_device_dtype(const struct gpu_device *device, enum model_dtype file_dtype)
+{
+    return device->backend->auto_dtype(file_dtype);
+}
+
 /* A whole plan in *out_plan, its tensors in *out_tensors (the caller frees them). */
 static int plan_model(const struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
                       const struct gpu_limits *limits, struct gpu_plan *out_plan, struct gpu_tensor **out_tensors,
@@ -89,6 +101,8 @@ static int plan_model(const struct gpu_device *device, const struct model_config
     uint64_t workspace_bytes, kv_bytes;
     struct gpu_plan plan;
     int rc = gpu_plan_check(config, dtype, limits, err);
+    if (rc == 0)
+        rc = device->backend->check(device, config, dtype, err);
     if (rc < 0)
         return rc;
     struct gpu_tensor *tensors = calloc(gpu_plan_n_tensors(config), sizeof *tensors);
@@ -154,6 +168,12 @@ uint8_t *gpu_model_host(struct gpu_model *model)
     return model->device->backend->model_host(model);
 }
 
+int gpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err)
+{
+    assert(offset <= model->plan.weights_bytes && n_bytes <= model->plan.weights_bytes - offset);
+    return model->device->backend->model_read(model, offset, n_bytes, to, err);
+}
+
 int gpu_model_load(struct gpu_model *model, const struct model_weights *weights,
                    void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
                    struct base_error *err)
@@ -208,10 +228,94 @@ int gpu_step_check(const struct gpu_plan *plan, const struct gpu_sequence *seque
 }
 
 int gpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
-                      const float **out_logits, struct base_error *err)
+                      struct gpu_result *out_result, struct base_error *err)
 {
     int rc = gpu_step_check(&model->plan, sequences, n_sequences, err);
     if (rc < 0)
         return rc;
-    return model->device->backend->model_forward(model, sequences, n_sequences, out_logits, err);
+    for (uint32_t i = 0; i < n_sequences; i++)
+        assert(!sequences[i].sampling ||
+               (sequences[i].n_logits == 1 && gpu_model_samples(model, sequences[i].sampling)));
+    return model->device->backend->model_forward(model, sequences, n_sequences, out_result, err);
+}
+
+bool gpu_model_samples(const struct gpu_model *model, const struct model_sampling *sampling)
+{
+    return model->device->backend->model_samples(model, sampling);
+}
+
+void gpu_model_gate(struct gpu_model *model, int (*wait)(void *context, uint64_t end, struct base_error *err),
+                    void *context)
+{
+    model->gate = wait;
+    model->gate_context = context;
+}
+
+/* ---- what only a device with memory of its own has ---- */
+
+int gpu_model_warm_up(struct gpu_model *model, struct base_error *err)
+{
+    const struct gpu_backend *b = model->device->backend;
+    return b->model_warm_up ? b->model_warm_up(model, err) : 0;
+}
+
+int gpu_model_choices_export(struct gpu_model *model, struct base_buffer *out, struct base_error *err)
+{
+    const struct gpu_backend *b = model->device->backend;
+    return b->choices_export ? b->choices_export(model, out, err) : 0;
+}
+
+int gpu_model_choices_import(struct gpu_model *model, const void *bytes, size_t n, struct base_error *err)
+{
+    const struct gpu_backend *b = model->device->backend;
+    if (b->choices_import)
+        return b->choices_import(model, bytes, n, err);
+    return n == 0 ? 0 : base_fail(err, ERR_CORRUPT, "choices: %zu bytes, a %s has nothing to choose", n, b->kind);
+}
+
+int gpu_upload_open(struct gpu_device *device, uint32_t n_slots, size_t slot_bytes, struct gpu_upload **out_upload,
+                    struct base_error *err)
+{
+    assert(device->backend->upload_open && n_slots > 0 && slot_bytes % GPU_RANGE_ALIGN == 0);
+    return device->backend->upload_open(device, n_slots, slot_bytes, out_upload, err);
+}
+
+int gpu_upload_take(struct gpu_upload *upload, uint32_t *out_slot, uint8_t **out_buffer, struct base_error *err)
+{
+    return upload->device->backend->upload_take(upload, out_slot, out_buffer, err);
+}
+
+int gpu_upload_put(struct gpu_upload *upload, uint32_t slot, struct gpu_model *model, uint64_t offset, uint64_t n_bytes,
+                   struct base_error *err)
+{
+    assert(n_bytes == 0 || (offset <= model->plan.weights_bytes && n_bytes <= model->plan.weights_bytes - offset));
+    return upload->device->backend->upload_put(upload, slot, model, offset, n_bytes, err);
+}
+
+int gpu_upload_sync(struct gpu_upload *upload, struct base_error *err)
+{
+    return upload->device->backend->upload_sync(upload, err);
+}
+
+void gpu_upload_close(struct gpu_upload *upload)
+{
+    if (upload)
+        upload->device->backend->upload_close(upload);
+}
+
+static int no_sleep(const struct gpu_model *model, struct base_error *err)
+{
+    return base_fail(err, ERR_USAGE, "a %s has no memory of its own to give back", model->device->backend->kind);
+}
+
+int gpu_model_sleep(struct gpu_model *model, struct base_error *err)
+{
+    const struct gpu_backend *b = model->device->backend;
+    return b->model_sleep ? b->model_sleep(model, err) : no_sleep(model, err);
+}
+
+int gpu_model_wake(struct gpu_model *model, struct base_error *err)
+{
+    const struct gpu_backend *b = model->device->backend;
+    return b->model_wake ? b->model_wake(model, err) : no_sleep(model, err);
 }

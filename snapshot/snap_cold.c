@@ -51,7 +51,7 @@ static int load_weights(struct snap_cold *cold, struct gpu_device *device, const
                         struct base_error *err)
 {
     struct gpu_limits limits;
-    int rc = snap_limits_resolve(&options->limits, options->kv_bytes_max, &cold->config, &limits, err);
+    int rc = snap_limits_resolve(&options->limits, device, options->kv_bytes_max, &cold->config, &limits, err);
     if (rc == 0)
         rc = gpu_model_new(device, &cold->config, cold->dtype, &limits, &cold->gpu, err);
     if (rc < 0)

@@ -21,15 +21,28 @@ static void proof_prompt(const struct model_config *config, struct snap_proof *p
     p->n_tokens = min_u32(SNAP_PROOF_TOKENS_MAX, config->n_positions - p->n_prompt + 1);
 }
 
-/* The next n tokens of the one sequence, with logits of the last n_logits of them. */
-static int proof_step(struct gpu_model *model, const int32_t *tokens, uint32_t n, uint32_t position, uint32_t n_logits,
-                      const float **out_logits, struct base_error *err)
+/* The next n tokens of the one sequence, all of the prompt or all generated, with logits of the last n_logits of them. */
+static struct gpu_sequence proof_part(const struct snap_proof *p, const int32_t *tokens, uint32_t n, uint32_t position,
+                                      uint32_t n_logits)
 {
     static const uint32_t blocks[1] = {0};
     assert(position + n <= GPU_BLOCK_TOKENS);
-    const struct gpu_sequence s = {
-        .tokens = tokens, .n_tokens = n, .position = position, .blocks = blocks, .n_logits = n_logits};
-    return gpu_model_forward(model, &s, 1, out_logits, err);
+    return (struct gpu_sequence){.tokens = tokens,
+                                 .n_tokens = n,
+                                 .position = position,
+                                 .blocks = blocks,
+                                 .n_logits = n_logits,
+                                 .generated = position >= p->n_prompt};
+}
+
+static int proof_step(struct gpu_model *model, const struct gpu_sequence *parts, uint32_t n_parts,
+                      const float **out_logits, struct base_error *err)
+{
+    struct gpu_result result;
+    int rc = gpu_model_forward(model, parts, n_parts, &result, err);
+    if (rc == 0)
+        *out_logits = result.logits;
+    return rc;
 }
 
 /* ERR_CORRUPT: logits that are no numbers prove nothing. */
@@ -58,13 +71,16 @@ static int proof_generate(struct gpu_model *model, struct snap_proof *p, struct 
     int rc = 0;
     for (uint32_t at = 0; rc == 0 && at < p->n_prompt;) {
         uint32_t n = min_u32(p->n_prompt - at, plan->limits.n_tokens_max);
-        rc = proof_step(model, p->prompt + at, n, at, at + n == p->n_prompt, &logits, err);
+        const struct gpu_sequence part = proof_part(p, p->prompt + at, n, at, at + n == p->n_prompt);
+        rc = proof_step(model, &part, 1, &logits, err);
         at += n;
     }
     for (uint32_t i = 0; rc == 0 && i < p->n_tokens; i++) {
         rc = proof_pick(logits, plan->config.vocab, &p->tokens[i], &p->logprobs[i], err);
-        if (rc == 0 && i + 1 < p->n_tokens)
-            rc = proof_step(model, &p->tokens[i], 1, p->n_prompt + i, 1, &logits, err);
+        if (rc < 0 || i + 1 == p->n_tokens)
+            break;
+        const struct gpu_sequence part = proof_part(p, &p->tokens[i], 1, p->n_prompt + i, 1);
+        rc = proof_step(model, &part, 1, &logits, err);
     }
     return rc;
 }
@@ -83,29 +99,45 @@ static int proof_compare(const struct snap_proof *p, uint32_t i, const float *lo
     return 0;
 }
 
-/* All at once: prompt and tokens are one sequence whose logits must say each next token. Where the limits admit it
- * that is a single pass over the weights, not one a token; that the bits are the same is the forward pass's promise. */
+/* One part, whose rows of logits must say tokens *n_checked on. */
+static int proof_compare_rows(struct gpu_model *model, const struct snap_proof *p, const struct gpu_sequence *parts,
+                              uint32_t n_parts, uint32_t *n_checked, struct base_error *err)
+{
+    const uint32_t vocab = gpu_model_plan(model)->config.vocab;
+    const float *logits = NULL;
+    int rc = proof_step(model, parts, n_parts, &logits, err);
+    for (uint32_t k = 0; k < n_parts; k++)
+        for (uint32_t i = 0; rc == 0 && i < parts[k].n_logits; i++, logits += vocab)
+            rc = proof_compare(p, (*n_checked)++, logits, vocab, err);
+    return rc;
+}
+
+/* All at once: the prompt, then the generated tokens, are one sequence whose logits must say each next token. Where the
+ * limits admit it that is a single pass over the weights, not one a token; that the bits are the same is the forward pass's
+ * promise. */
 static int proof_replay(struct gpu_model *model, const struct snap_proof *p, struct base_error *err)
 {
-    const struct gpu_plan *plan = gpu_model_plan(model);
-    int32_t sequence[SNAP_PROOF_PROMPT_MAX + SNAP_PROOF_TOKENS_MAX];
-    uint32_t n_all = p->n_prompt + p->n_tokens - 1, n_checked = 0;
-    memcpy(sequence, p->prompt, p->n_prompt * sizeof(int32_t));
-    memcpy(sequence + p->n_prompt, p->tokens, (p->n_tokens - 1) * sizeof(int32_t));
-    for (uint32_t at = 0; at < n_all;) {
-        uint32_t n = min_u32(n_all - at, plan->limits.n_tokens_max);
-        uint32_t n_silent = at + 1 < p->n_prompt ? min_u32(p->n_prompt - 1 - at, n) : 0;
-        n = n_silent + min_u32(n - n_silent, plan->limits.n_logits_max);
-        const float *logits = NULL;
-        int rc = proof_step(model, sequence + at, n, at, n - n_silent, &logits, err);
-        for (uint32_t i = 0; rc == 0 && i < n - n_silent; i++)
-            rc = proof_compare(p, n_checked++, logits + (size_t)i * plan->config.vocab, plan->config.vocab, err);
-        if (rc < 0)
-            return rc;
-        at += n;
+    const struct gpu_limits *max = &gpu_model_plan(model)->limits;
+    struct gpu_sequence parts[SNAP_PROOF_PROMPT_MAX + SNAP_PROOF_TOKENS_MAX];
+    uint32_t n_parts = 0, n_checked = 0;
+    int rc = 0;
+    for (uint32_t at = 0; at < p->n_prompt; at += parts[n_parts++].n_tokens) {
+        uint32_t n = min_u32(p->n_prompt - at, max->n_tokens_max);
+        parts[n_parts] = proof_part(p, p->prompt + at, n, at, at + n == p->n_prompt);
     }
-    assert(n_checked == p->n_tokens);
-    return 0;
+    for (uint32_t at = 0; at + 1 < p->n_tokens; at += parts[n_parts++].n_tokens) {
+        uint32_t n = min_u32(p->n_tokens - 1 - at, min_u32(max->n_tokens_max, max->n_logits_max));
+        parts[n_parts] = proof_part(p, p->tokens + at, n, p->n_prompt + at, n);
+    }
+    if (n_parts == 2 && max->n_seqs_max >= 2 && p->n_prompt + p->n_tokens - 1 <= max->n_tokens_max &&
+        p->n_tokens <= max->n_logits_max) {
+        rc = proof_compare_rows(model, p, parts, 2, &n_checked, err);
+    } else {
+        for (uint32_t i = 0; rc == 0 && i < n_parts; i++)
+            rc = proof_compare_rows(model, p, &parts[i], 1, &n_checked, err);
+    }
+    assert(rc < 0 || n_checked == p->n_tokens);
+    return rc;
 }
 
 int snap_proof_make(struct gpu_model *model, struct snap_proof *out_proof, struct base_error *err)

@@ -151,7 +151,7 @@ static int make_model(const struct snap_restore *r, const struct snap_plan *plan
     struct gpu_limits limits;
     struct gpu_model *model = NULL;
     uint64_t weights_bytes = 0, arena_bytes = 0;
-    int rc = snap_limits_resolve(r->limits, r->kv_bytes_max, &plan->config, &limits, err);
+    int rc = snap_limits_resolve(r->limits, r->device, r->kv_bytes_max, &plan->config, &limits, err);
     if (rc == 0)
         rc = gpu_plan_bytes(r->device, &plan->config, plan->dtype, &limits, &weights_bytes, &arena_bytes, err);
     if (rc < 0)
@@ -277,7 +277,8 @@ static void limit_default(uint32_t *field, uint64_t value)
         *field = value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
 }
 
-void snap_limits_default(struct gpu_limits *limits, const struct model_config *config, uint64_t kv_bytes_max)
+void snap_limits_default(struct gpu_limits *limits, const struct model_config *config, uint32_t kv_value_bytes,
+                         uint64_t kv_bytes_max)
 {
     limit_default(&limits->n_ctx_max, config->n_positions < 4096 ? config->n_positions : 4096);
     limit_default(&limits->n_seqs_max, 16);
@@ -286,20 +287,20 @@ void snap_limits_default(struct gpu_limits *limits, const struct model_config *c
     if (kv_bytes_max == 0)
         kv_bytes_max = 1u << 30;
     uint64_t per_sequence = ((uint64_t)limits->n_ctx_max + GPU_BLOCK_TOKENS - 1) / GPU_BLOCK_TOKENS;
-    /* K and V in f32, E of each for every layer and token of a block */
-    uint64_t block_bytes = (uint64_t)config->n_layers * 2 * config->hidden * GPU_BLOCK_TOKENS * sizeof(float);
+    /* K and V, E of each for every layer and token of a block */
+    uint64_t block_bytes = (uint64_t)config->n_layers * 2 * config->hidden * GPU_BLOCK_TOKENS * kv_value_bytes;
     uint64_t n_blocks = per_sequence * limits->n_seqs_max;
     if (n_blocks > kv_bytes_max / block_bytes)
         n_blocks = kv_bytes_max / block_bytes;
     limit_default(&limits->n_blocks, n_blocks > per_sequence ? n_blocks : per_sequence);
 }
 
-int snap_limits_resolve(const struct gpu_limits *given, uint64_t kv_bytes_max, const struct model_config *config,
-                        struct gpu_limits *out_limits, struct base_error *err)
+int snap_limits_resolve(const struct gpu_limits *given, const struct gpu_device *device, uint64_t kv_bytes_max,
+                        const struct model_config *config, struct gpu_limits *out_limits, struct base_error *err)
 {
     uint32_t least = config->n_positions < SNAP_PROOF_CTX ? config->n_positions : SNAP_PROOF_CTX;
     struct gpu_limits limits = *given;
-    snap_limits_default(&limits, config, kv_bytes_max);
+    snap_limits_default(&limits, config, gpu_device_info(device)->kv_value_bytes, kv_bytes_max);
     if (limits.n_ctx_max < least)
         return base_fail(err, ERR_USAGE, "a context of %u tokens: the proof alone takes %u", limits.n_ctx_max, least);
     /* Room for the proof in one step: one pass over the weights instead of one a token, for 1.6 MB of logits. */

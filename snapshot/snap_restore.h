@@ -44,7 +44,7 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
 void snap_restored_done(struct snap_restored *restored);
 
 /* Defaults, and steps that have room for the proof. ERR_USAGE: a context that is too short for it. */
-int snap_limits_resolve(const struct gpu_limits *given, uint64_t kv_bytes_max, const struct model_config *config,
-                        struct gpu_limits *out_limits, struct base_error *err);
+int snap_limits_resolve(const struct gpu_limits *given, const struct gpu_device *device, uint64_t kv_bytes_max,
+                        const struct model_config *config, struct gpu_limits *out_limits, struct base_error *err);
 
 #endif

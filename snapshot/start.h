@@ -56,6 +56,7 @@ void snap_model_close(struct snap_model *model);
 
 /* Fills the zero fields: n_ctx_max = n_positions (at most 4096), 16 sequences, 512 tokens a step, as many logits rows
  * as sequences (or as given), blocks for all sequences at full length within kv_bytes_max, but for one at least. */
-void snap_limits_default(struct gpu_limits *limits, const struct model_config *config, uint64_t kv_bytes_max);
+void snap_limits_default(struct gpu_limits *limits, const struct model_config *config, uint32_t kv_value_bytes,
+                         uint64_t kv_bytes_max);
 
 #endif

@@ -27,7 +27,8 @@ struct sequence {
     uint32_t *text_ends;           /* [max_tokens] bytes of text after each generated token: where a stop string cuts */
     struct model_sampled *sampled; /* [max_tokens] or NULL */
     uint32_t n_generated;
-    bool leaving; /* finished in this step, by `finish` */
+    bool on_device; /* tokens are drawn there; nothing but the token comes back */
+    bool leaving;   /* finished in this step, by `finish` */
     enum schema_finish finish;
     struct base_error error;
     uint64_t arrived_ns, admitted_ns, first_ns, done_ns;
@@ -216,6 +217,7 @@ int engine_submit(struct engine *e, const struct engine_request *request, struct
     s->request.prompt = NULL;
     s->n_ids = request->n_prompt;
     s->n_blocks = n_blocks;
+    s->on_device = !request->logprobs && gpu_model_samples(e->model, &request->sampling);
     s->ids = malloc(((size_t)request->n_prompt + max_tokens) * sizeof *s->ids);
     s->blocks = malloc(n_blocks * sizeof *s->blocks);
     s->text_ends = malloc(max_tokens * sizeof *s->text_ends);
@@ -283,6 +285,7 @@ static void admit(struct engine *e)
 
 static void step_add(struct engine *e, uint32_t *n, struct sequence *s, uint32_t n_tokens)
 {
+    const bool draws = s->n_fed + n_tokens == s->n_ids; /* the last of what we know: the next one is sampled from it */
     s->n_chunk = n_tokens;
     e->in_step[*n] = s;
     e->step[*n] = (struct gpu_sequence){
@@ -290,7 +293,10 @@ static void step_add(struct engine *e, uint32_t *n, struct sequence *s, uint32_t
         .n_tokens = n_tokens,
         .position = s->n_fed,
         .blocks = s->blocks,
-        .n_logits = s->n_fed + n_tokens == s->n_ids, /* the last of what we know: the next one is sampled from it */
+        .n_logits = draws,
+        .generated = s->n_fed >= s->request.n_prompt,
+        .sampling = draws && s->on_device ? &s->request.sampling : NULL,
+        .draw = s->n_generated,
     };
     (*n)++;
 }
@@ -349,8 +355,9 @@ static bool accept_token(struct engine *e, struct sequence *s, const struct mode
     return n + 1 == s->request.max_tokens;
 }
 
-static void step_results(struct engine *e, uint32_t n, const float *logits)
+static void step_results(struct engine *e, uint32_t n, const struct gpu_result *result)
 {
+    const float *logits = result->logits;
     for (uint32_t i = 0; i < n; i++) {
         struct sequence *s = e->in_step[i];
         s->n_fed += s->n_chunk;
@@ -358,11 +365,17 @@ static void step_results(struct engine *e, uint32_t n, const float *logits)
         if (e->step[i].n_logits == 0)
             continue;
         s->state = DECODE;
-        struct model_sampled sampled;
+        struct model_sampled sampled = {.id = -1};
         enum schema_finish how = SCHEMA_FINISH_ERROR;
-        int rc = model_sampler_draw(e->sampler, &s->request.sampling, logits, s->ids, s->n_ids, s->n_generated,
+        int rc;
+        if (e->step[i].sampling) {
+            sampled.id = result->sampled[i];
+            rc = sampled.id >= 0 ? 0 : base_fail(&s->error, ERR_INTERNAL, "sample: the logits are not finite");
+        } else {
+            rc = model_sampler_draw(e->sampler, &s->request.sampling, logits, s->ids, s->n_ids, s->n_generated,
                                     &sampled, &s->error);
-        logits += e->vocab;
+            logits += e->vocab;
+        }
         if (rc < 0 || accept_token(e, s, &sampled, &how)) {
             s->leaving = true;
             s->finish = how;
@@ -392,11 +405,11 @@ int engine_step(struct engine *e, bool *out_busy, struct base_error *err)
     int rc = 0;
     uint32_t n = step_plan(e);
     if (n) {
-        const float *logits = NULL;
+        struct gpu_result result;
         uint64_t began = base_clock_mono_ns();
-        rc = gpu_model_forward(e->model, e->step, n, &logits, err);
+        rc = gpu_model_forward(e->model, e->step, n, &result, err);
         if (rc == 0) {
-            step_results(e, n, logits);
+            step_results(e, n, &result);
         } else {
             for (uint32_t i = 0; i < n; i++) {
                 struct sequence *s = e->in_step[i];

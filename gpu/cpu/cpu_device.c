@@ -79,6 +79,7 @@ static int cpu_open(uint32_t index, const struct gpu_open_options *options, stru
     d->base.info = (struct gpu_info){.kind = "cpu", .arch = d->kernels->arch, .driver = ""};
     d->base.info.n_threads = base_pool_n_threads(d->pool);
     d->base.info.memory_bytes = read_memory();
+    d->base.info.kv_value_bytes = sizeof(float);
     read_name(d->base.info.name, sizeof d->base.info.name);
     *out_device = &d->base;
     return 0;
@@ -87,14 +88,31 @@ fail:
     return rc;
 }
 
+static enum model_dtype cpu_auto_dtype(enum model_dtype file_dtype)
+{
+    return file_dtype;
+}
+
+/* Kernels exist for all that plan.c admits. */
+static int cpu_check(const struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
+                     struct base_error *err)
+{
+    (void)device, (void)config, (void)dtype, (void)err;
+    return 0;
+}
+
 const struct gpu_backend gpu_cpu_backend = {
     .kind = "cpu",
     .open = cpu_open,
     .close = cpu_close,
+    .auto_dtype = cpu_auto_dtype,
+    .check = cpu_check,
     .measure = cpu_model_measure,
     .model_new = cpu_model_new,
     .model_free = cpu_model_free,
     .model_host = cpu_model_host,
+    .model_read = cpu_model_read,
     .model_load = cpu_model_load,
     .model_forward = cpu_model_forward,
+    .model_samples = cpu_model_samples,
 };

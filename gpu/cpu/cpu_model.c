@@ -180,10 +180,22 @@ uint8_t *cpu_model_host(struct gpu_model *model)
     return ((struct cpu_model *)model)->arena;
 }
 
-int cpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
-                      const float **out_logits, struct base_error *err)
+int cpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err)
 {
-    (void)err; /* what could go wrong was checked before */
+    (void)err;
+    memcpy(to, ((struct cpu_model *)model)->arena + offset, n_bytes);
+    return 0;
+}
+
+bool cpu_model_samples(const struct gpu_model *model, const struct model_sampling *sampling)
+{
+    (void)model, (void)sampling; /* logits are where the sampler runs: there is nothing to gain */
+    return false;
+}
+
+int cpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
+                      struct gpu_result *out_result, struct base_error *err)
+{
     struct cpu_model *m = (struct cpu_model *)model;
     uint32_t n_tokens = 0, n_logits = 0;
     for (uint32_t i = 0; i < n_sequences; i++) {
@@ -194,7 +206,8 @@ int cpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequen
         for (uint32_t j = 0; j < s->n_logits; j++)
             m->ws.logit_tokens[n_logits++] = n_tokens - s->n_logits + j;
     }
-    neox_forward(m, n_tokens, n_logits);
-    *out_logits = m->ws.logits;
-    return 0;
+    int rc = neox_forward(m, n_tokens, n_logits, err);
+    if (rc == 0)
+        *out_result = (struct gpu_result){.logits = m->ws.logits};
+    return rc;
 }

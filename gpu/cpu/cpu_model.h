@@ -90,15 +90,18 @@ int cpu_model_new(struct gpu_device *device, const struct gpu_plan *plan, struct
                   struct gpu_model **out_model, struct base_error *err);
 void cpu_model_free(struct gpu_model *model);
 uint8_t *cpu_model_host(struct gpu_model *model);
+int cpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err);
+bool cpu_model_samples(const struct gpu_model *model, const struct model_sampling *sampling);
 int cpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,
-                      const float **out_logits, struct base_error *err);
+                      struct gpu_result *out_result, struct base_error *err);
 
 /* cpu_load.c */
 int cpu_model_load(struct gpu_model *model, const struct model_weights *weights,
                    void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
                    struct base_error *err);
 
-/* neox_forward.c: ws.tokens [n_tokens] -> ws.logits [n_logits][V], rows for ws.logit_tokens. KV of all tokens is written. */
-void neox_forward(struct cpu_model *m, uint32_t n_tokens, uint32_t n_logits);
+/* neox_forward.c: ws.tokens [n_tokens] -> ws.logits [n_logits][V], rows for ws.logit_tokens. KV of all tokens is written.
+ * Fails only when the gate does. */
+int neox_forward(struct cpu_model *m, uint32_t n_tokens, uint32_t n_logits, struct base_error *err);
 
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "gpu/cpu/cpu_model.h"
+#include "gpu/plan.h"
 
 /* Below this many multiply-adds the caller's thread is done before others would have woken up. */
 #define SERIAL_WORK 32768u
@@ -254,16 +255,34 @@ static void neox_final_norm(struct cpu_model *m, uint32_t n_logits)
                                       m->final_norm.bias, c->norm_eps, c->hidden, m->ws.last + (size_t)i * c->hidden);
 }
 
-void neox_forward(struct cpu_model *m, uint32_t n_tokens, uint32_t n_logits)
+/* Waits for the weights up to and with this tensor, while a restore is still filling the arena. */
+static int neox_await(struct cpu_model *m, const struct gpu_tensor *last, struct base_error *err)
 {
+    return gpu_gate_pass(&m->base, last->offset + last->bytes, err);
+}
+
+int neox_forward(struct cpu_model *m, uint32_t n_tokens, uint32_t n_logits, struct base_error *err)
+{
+    const struct gpu_plan *plan = &m->base.plan;
     assert(n_tokens >= 1 && n_tokens <= m->base.plan.limits.n_tokens_max);
     assert(n_logits <= m->base.plan.limits.n_logits_max);
 
+    int rc = neox_await(m, gpu_plan_embedding(plan), err);
+    if (rc < 0)
+        return rc;
     neox_embed(m, n_tokens);
-    for (uint32_t l = 0; l < m->base.plan.config.n_layers; l++)
+    for (uint32_t l = 0; l < plan->config.n_layers; l++) {
+        rc = neox_await(m, gpu_plan_layer(plan, l, GPU_DOWN_BIAS), err);
+        if (rc < 0)
+            return rc;
         neox_layer(m, l, n_tokens);
+    }
     if (n_logits == 0)
-        return;
+        return 0;
+    rc = gpu_gate_pass(&m->base, plan->weights_bytes, err);
+    if (rc < 0)
+        return rc;
     neox_final_norm(m, n_logits);
     neox_linear(m, &m->output, m->ws.last, n_logits, m->ws.logits, AFTER_NOTHING);
+    return 0;
 }

@@ -44,7 +44,9 @@ static void shuffle(uint32_t *v, uint32_t n, uint64_t seed)
 static void forward(struct gpu_model *model, const struct gpu_sequence *s, uint32_t n, const float **out_logits)
 {
     struct base_error err = {0};
-    testing_ok(gpu_model_forward(model, s, n, out_logits, &err), &err);
+    struct gpu_result result;
+    testing_ok(gpu_model_forward(model, s, n, &result, &err), &err);
+    *out_logits = result.logits;
 }
 
 /* Logits [n][V] of one sequence, in chunks. */
@@ -249,11 +251,11 @@ static void bad_steps_are_refused(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct base_error err = {0};
-        const float *out = NULL;
+        struct gpu_result out = {.logits = NULL};
         const int rc = gpu_model_forward(model, cases[i].s, cases[i].n, &out, &err);
         if (rc != cases[i].rc)
             fail_msg("%s: %d (%s), should be %d", cases[i].name, rc, err.text, cases[i].rc);
-        assert_int_equal(out != NULL, rc == 0);
+        assert_int_equal(out.logits != NULL, rc == 0);
         assert_int_equal(err.text[0] != '\0', rc != 0);
     }
     gpu_model_free(model);

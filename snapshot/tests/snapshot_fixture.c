@@ -80,16 +80,16 @@ static void take_logits(struct snap_model *m, struct fixture_run *run)
     enum { N = 24 };
     int32_t tokens[N];
     static const uint32_t blocks[] = {0, 1};
-    const float *logits = NULL;
     const struct gpu_plan *plan = gpu_model_plan(m->gpu);
     for (int i = 0; i < N; i++)
         tokens[i] = (i * 77 + 5) % (int32_t)plan->config.vocab;
     const struct gpu_sequence s = {.tokens = tokens, .n_tokens = N, .blocks = blocks, .n_logits = N};
-    assert_int_equal(gpu_model_forward(m->gpu, &s, 1, &logits, NULL), 0);
+    struct gpu_result result;
+    assert_int_equal(gpu_model_forward(m->gpu, &s, 1, &result, NULL), 0);
     run->n_logits = N * plan->config.vocab;
     run->logits = malloc(run->n_logits * sizeof(float));
     assert_non_null(run->logits);
-    memcpy(run->logits, logits, run->n_logits * sizeof(float));
+    memcpy(run->logits, result.logits, run->n_logits * sizeof(float));
 }
 
 static void take_all(struct snap_model *m, struct fixture_run *run)

@@ -462,7 +462,7 @@ static void test_limits(void **state)
     (void)state;
     const struct model_config c = {.n_layers = 24, .hidden = 2048, .n_positions = 2048};
     struct gpu_limits l = {0};
-    snap_limits_default(&l, &c, 0);
+    snap_limits_default(&l, &c, 4, 0);
     assert_int_equal(l.n_ctx_max, 2048);
     assert_int_equal(l.n_seqs_max, 16);
     assert_int_equal(l.n_tokens_max, 512);
@@ -470,7 +470,7 @@ static void test_limits(void **state)
     /* 24 * 2 * 2048 * 16 * 4 = 6 MiB a block: 170 in a GiB, more than the 128 of one sequence */
     assert_int_equal(l.n_blocks, 170);
     l = (struct gpu_limits){.n_seqs_max = 1, .n_logits_max = 5};
-    snap_limits_default(&l, &c, 1);
+    snap_limits_default(&l, &c, 4, 1);
     assert_int_equal(l.n_blocks, 128);
     assert_int_equal(l.n_logits_max, 5);
 }
