@@ -23,7 +23,6 @@ enum {
     CUDA_DECODE_SPLIT = 256,  /* positions that one block of decode attention covers */
     CUDA_PREFILL_TILE = 64,   /* query rows of one block of prefill attention, all of one sequence */
     CUDA_MATMUL_WARPS = 8,    /* each takes an eighth of K */
-    CUDA_MATMUL_ROWS = 16,    /* weight rows (outputs) of one block */
     CUDA_ROW_THREADS = 256,   /* threads of the kernels that give a row one block */
     CUDA_SAMPLE_THREADS = 1024,
     CUDA_HASH_BYTES = 4 << 20 /* a snapshot chunk */
@@ -134,9 +133,10 @@ enum cuda_after {
 
 /* matmul_{f16,bf16,q8,q8bf16}_t{8,16,32,64}: y[t][n] = sum over k of x[t][k] w[n][k], then as `after` says; for few rows: the weights are
  * read once, by 16-byte loads, straight into tensor-core fragments (weights are the 16-side, tokens the 8-side). Grid
- * (ceil(N / CUDA_MATMUL_ROWS), ceil(T / t)), CUDA_MATMUL_WARPS warps that split K and are summed in order in shared memory.
- * K is a multiple of 8 (q8: 16); K and N need not be multiples of a tile. n: where the rows come from: counts->n_rows, or
- * counts->n_logits when `logits`. q8: w int8 [N][K], scale f32 [N], x is f16 (q8bf16: bf16); the sum is scaled once at its end. */
+ * (ceil(N / cuda_matmul_block_rows(t)), ceil(T / t)), CUDA_MATMUL_WARPS warps that split K and are summed in order in shared memory.
+ * K is a multiple of 8 (q8: 16); K and N need not be multiples of a tile. Rows are counts->n_rows, or counts->n_logits when
+ * `logits`. q8: w int8 [N][K], scale f32 [N], x is f16 (q8bf16: bf16); the sum is scaled once at its end. x, w: 16-byte
+ * aligned. Every t gives a row the same bits. */
 struct cuda_matmul_args {
     const struct cuda_counts *counts;
     const uint16_t *x;  /* [T][K] half */
@@ -150,6 +150,12 @@ struct cuda_matmul_args {
     uint32_t logits;    /* rows are rows of logits */
 };
 
+/* Weight rows (outputs) of one block of matmul_*_t{t}: with many tokens, x is read as often as there are blocks, from L2. */
+static inline uint32_t cuda_matmul_block_rows(uint32_t t)
+{
+    return t <= 16 ? 16 : 32;
+}
+
 /* What one drawn row wants. The token is the one that model_sampler_draw gives for the same logits, sampling and draw. */
 struct cuda_draw {
     float temperature; /* 0: greedy, the lowest id among the largest */
@@ -160,16 +166,22 @@ struct cuda_draw {
 };
 
 /* sample: tokens[i] = drawn from logits[i], i < counts->n_sample; -1 when a logit is NaN or +infinity or all are -infinity.
- * Grid (n_sample), CUDA_SAMPLE_THREADS. scratch: [n_sample][cuda_sample_scratch_bytes(V)]. */
+ * Grid (n_sample), CUDA_SAMPLE_THREADS. */
 struct cuda_sample_args {
     const struct cuda_counts *counts;
     const struct cuda_draw *draws; /* [n_sample] */
     const float *logits;           /* [n_sample][V] */
     int32_t *tokens;               /* [n_sample] */
     void *scratch;
-    uint64_t scratch_stride;
+    uint64_t scratch_stride; /* bytes from row to row: cuda_sample_scratch_bytes(V), a multiple of 16 */
     uint32_t vocab;
 };
+
+/* The ranked tokens, and the sort's other half that becomes the sums of their weights. */
+static inline uint64_t cuda_sample_scratch_bytes(uint32_t vocab)
+{
+    return (uint64_t)16 * vocab;
+}
 
 /* hash: XXH3-64, seed 0, of each chunk, bit for bit what libxxhash gives. Grid (n_chunks), one warp each. For bytes that came
  * to the device without passing through this process's memory. */
