@@ -14,16 +14,25 @@
 #ifndef ROUSE_GPU_CUDA_KERNEL_ARGS_H
 #define ROUSE_GPU_CUDA_KERNEL_ARGS_H
 
+#ifndef __CUDACC_RTC__
 #include <stdint.h>
+#endif
+
+#ifdef __CUDACC__
+#define CUDA_BOTH static constexpr __host__ __device__ /* for the host and for kernels */
+#else
+#define CUDA_BOTH static inline
+#endif
 
 enum {
     CUDA_BLOCK_TOKENS = 16, /* GPU_BLOCK_TOKENS */
     CUDA_WARP = 32,
-    CUDA_DECODE_WARPS = 4,
-    CUDA_DECODE_SPLIT = 256,  /* positions that one block of decode attention covers */
-    CUDA_PREFILL_TILE = 64,   /* query rows of one block of prefill attention, all of one sequence */
-    CUDA_MATMUL_WARPS = 8,    /* each takes an eighth of K */
-    CUDA_ROW_THREADS = 256,   /* threads of the kernels that give a row one block */
+    CUDA_ROTARY_THREADS = 128,
+    CUDA_DECODE_WARPS = 4,  /* each covers one split of the positions */
+    CUDA_PREFILL_TILE = 64, /* query rows of one block of prefill attention, all of one sequence */
+    CUDA_PREFILL_THREADS = 128,
+    CUDA_MATMUL_WARPS = 8,  /* each takes an eighth of K */
+    CUDA_ROW_THREADS = 256, /* threads of the kernels that give a row one block */
     CUDA_SAMPLE_THREADS = 1024,
     CUDA_HASH_BYTES = 4 << 20 /* a snapshot chunk */
 };
@@ -58,8 +67,8 @@ struct cuda_norm_args {
     float eps;
 };
 
-/* rotary_f16, rotary_bf16: rotates q in place, writes rotated k and v into the row's KV block. Grid (T, H), 32 threads times
- * as many warps as pay. NeoX pairs dim i with i + R/2. */
+/* rotary_f16, rotary_bf16: rotates q in place, writes rotated k and v into the row's KV block. Grid
+ * (T, ceil(H / cuda_rotary_heads(D))), CUDA_ROTARY_THREADS. NeoX pairs dim i with i + R/2. */
 struct cuda_rotary_args {
     const struct cuda_counts *counts;
     const uint32_t *positions; /* [T] */
@@ -71,16 +80,30 @@ struct cuda_rotary_args {
     uint32_t blocks_stride, n_heads, head_dim, rotary_dims;
 };
 
+/* Heads of one row that one block of rotary takes: each thread has 8 dims of q, k or v. */
+CUDA_BOTH uint32_t cuda_rotary_heads(uint32_t head_dim)
+{
+    return CUDA_ROTARY_THREADS / (3 * head_dim / 8);
+}
+
+/* Attention, in both its kernels, cuts the positions of a sequence into splits of this many, from position 0. Each split has its
+ * own softmax: m its largest score (times scale and log2 e), l the sum of its weights 2^(score - m), o the weighted sum of its V. The
+ * splits are folded from the first to the last: M' = max(M, m); L = L 2^(M - M') + l 2^(m - M'), O likewise; out = O / L. */
+CUDA_BOTH uint32_t cuda_split_positions(uint32_t head_dim)
+{
+    return head_dim > 128 ? 32 : 64;
+}
+
 /* A run of query rows of one sequence. */
 struct cuda_tile {
-    uint32_t row, n_rows; /* <= CUDA_PREFILL_TILE */
+    uint32_t row, n_rows; /* 1 to CUDA_PREFILL_TILE */
     uint32_t slot;        /* line of `blocks` */
     uint32_t position;    /* of its first row; the others follow */
 };
 
 /* prefill_{f16,bf16}_d{D}: out[t][h] = softmax over p in 0..positions[t] of (q . k[p] / sqrt(D)) times v[p], by tensor cores,
- * K and V through shared memory by cp.async. Grid (n_tiles, H); 128 threads; dynamic shared memory:
- * cuda_prefill_shared_bytes(D). Every row walks the same key tiles, counted from position 0. */
+ * K and V through shared memory by cp.async. Grid (n_tiles, H), CUDA_PREFILL_THREADS, cuda_prefill_shared_bytes(D) of dynamic
+ * shared memory. Blocks start in order of tiles: those with the most positions first finish soonest. */
 struct cuda_prefill_args {
     const struct cuda_tile *tiles;
     const uint32_t *blocks;
@@ -91,21 +114,35 @@ struct cuda_prefill_args {
     float scale; /* 1 / sqrt(D) */
 };
 
-/* decode_{f16,bf16}_d{D}: the same for rows that stand alone: block (split, h, t) covers positions split * CUDA_DECODE_SPLIT
- * on, and leaves its part of the sum: out = sum over splits of o * e^(m - M), divided by the sum of l * e^(m - M). Grid
- * (n_splits_max, H, T), CUDA_DECODE_WARPS warps. Blocks past the row's position return at once. */
+/* 64 query rows, kept while D > 128, and a ring of three tiles of K or V. */
+CUDA_BOTH uint32_t cuda_prefill_shared_bytes(uint32_t head_dim)
+{
+    const uint32_t row_bytes = head_dim * 2;
+    return (head_dim > 128 ? CUDA_PREFILL_TILE * row_bytes : 0) + 3 * cuda_split_positions(head_dim) * row_bytes;
+}
+
+/* decode_{f16,bf16}_d{D}: the same for rows that stand alone, one warp for each split of their positions; what it finds is left
+ * for merge. Grid (ceil(n_splits_max / CUDA_DECODE_WARPS), H, T), CUDA_DECODE_WARPS warps, cuda_decode_shared_bytes(D) of dynamic
+ * shared memory. n_splits_max: of the positions that any row may have, ceil(n_ctx / cuda_split_positions(D)); warps past the
+ * row's position leave at once. The result is that of prefill, bit for bit. */
 struct cuda_decode_args {
     const struct cuda_counts *counts;
     const uint32_t *positions, *slots, *blocks;
     const uint16_t *qkv;
     const uint16_t *kv;
-    float *part_o;  /* [T][H][n_splits_max][D] not normalised */
-    float *part_ml; /* [T][H][n_splits_max][2] largest score, sum of weights */
+    float *part_o;  /* [T][H][n_splits_max][D] o */
+    float *part_ml; /* [T][H][n_splits_max][2] m, l */
     uint32_t blocks_stride, n_heads, n_splits_max;
     float scale;
 };
 
-/* merge_f16, merge_bf16: the second stage, splits in order. Grid (T, H), 32 threads a warp, D <= 256. */
+/* Each warp: one tile of K, whose KV blocks are replaced by those of V as they are used. */
+CUDA_BOTH uint32_t cuda_decode_shared_bytes(uint32_t head_dim)
+{
+    return CUDA_DECODE_WARPS * cuda_split_positions(head_dim) * head_dim * 2;
+}
+
+/* merge_f16, merge_bf16: folds the splits of each row. Grid (T, H), one warp, D a multiple of 4 and <= 256. */
 struct cuda_merge_args {
     const struct cuda_counts *counts;
     const uint32_t *positions;
@@ -151,7 +188,7 @@ struct cuda_matmul_args {
 };
 
 /* Weight rows (outputs) of one block of matmul_*_t{t}: with many tokens, x is read as often as there are blocks, from L2. */
-static inline uint32_t cuda_matmul_block_rows(uint32_t t)
+CUDA_BOTH uint32_t cuda_matmul_block_rows(uint32_t t)
 {
     return t <= 16 ? 16 : 32;
 }
