@@ -3,7 +3,8 @@ add_library(project_settings INTERFACE)
 target_include_directories(project_settings INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(project_settings INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64)
 target_compile_options(project_settings INTERFACE
-  -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual -Wvla
+  -Wall -Wextra -Werror -Wshadow -Wpointer-arith $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>
+  $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes> -Wcast-qual -Wvla
   -Wwrite-strings -Wno-missing-field-initializers -Wformat=2 -Wundef -fno-common -fstack-protector-strong
   # Sums must not depend on what the compiler fuses: the same prompt gives the same bits in every build.
   -ffp-contract=off)
