@@ -69,9 +69,10 @@ struct cli_model_options {
      true},                                                                                                            \
         {"dtype",     BASE_OPTION_CHOICE,                                                                              \
          &(o)->dtype, "TYPE",                                                                                          \
-         "auto",      "auto|f32|f16|bf16",                                                                             \
+         "auto",      "auto|f32|f16|bf16|q8",                                                                          \
          0,           0,                                                                                               \
-         "Model",     "Type the weights are kept in; sums are f32. auto: as in the model's files.",                    \
+         "Model",     "Type the weights are kept in; sums are f32. auto: as in the model's files. q8: 8-bit weights, "  \
+                      "on a card only.",                                                                               \
          false},                                                                                                       \
         {"ctx",       BASE_OPTION_UINT,                                                                                \
          &(o)->n_ctx, "TOKENS",                                                                                        \

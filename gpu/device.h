@@ -71,13 +71,20 @@ struct gpu_limits {
     uint32_t n_blocks;     /* KV blocks in all */
 };
 
-/* One matrix or vector of the weight range. Matrices are [rows][cols] = [out][in], as published. */
+/* One matrix or vector of the weight range. Matrices are [rows][cols] = [out][in], as published. A q8 matrix is int8
+ * [rows][cols], and at the next multiple of 256 its scales, f32 [rows]: gpu_tensor_scales. */
 struct gpu_tensor {
     char name[64]; /* as in the model's files, without the "gpt_neox." prefix: "layers.3.mlp.dense_4h_to_h.weight" */
-    enum model_dtype dtype; /* matrices in the model's dtype here, vectors always f32 */
+    enum model_dtype dtype; /* matrices in the model's dtype here (q8: the embedding in f16), vectors always f32 */
     uint32_t rows, cols;
     uint64_t offset, bytes; /* in the arena; offset is a multiple of 256 */
 };
+
+/* Bytes from a q8 tensor's beginning to its scales. */
+static inline uint64_t gpu_tensor_scales(const struct gpu_tensor *tensor)
+{
+    return ((uint64_t)tensor->rows * tensor->cols + 255) / 256 * 256;
+}
 
 struct gpu_plan {
     struct model_config config;

@@ -46,7 +46,7 @@ int gpu_plan_check(const struct model_config *config, enum model_dtype dtype, co
     int rc = check_config(config, err);
     if (rc < 0)
         return rc;
-    if (dtype != MODEL_F32 && dtype != MODEL_F16 && dtype != MODEL_BF16)
+    if ((unsigned)dtype > MODEL_Q8)
         return base_fail(err, ERR_USAGE, "cannot plan weights of dtype %d", (int)dtype);
     if (!in_range(limits->n_tokens_max, STEP_MAX) || !in_range(limits->n_seqs_max, STEP_MAX) ||
         !in_range(limits->n_logits_max, STEP_MAX))
@@ -140,6 +140,8 @@ static void set_shape(struct gpu_tensor *t, enum model_dtype dtype, uint32_t row
     t->rows = rows;
     t->cols = cols;
     t->bytes = (uint64_t)rows * cols * model_dtype_bytes(dtype);
+    if (dtype == MODEL_Q8)
+        t->bytes = gpu_tensor_scales(t) + rows * sizeof(float);
 }
 
 /* Names and shapes of one layer, each in its slot. layer: its first tensor. */
@@ -183,7 +185,7 @@ void gpu_plan_weights(struct gpu_plan *plan, const struct model_config *config, 
 
     struct gpu_tensor *t = tensors;
     set_name(t, "embed_in.weight");
-    set_shape(t, dtype, c->vocab, c->hidden);
+    set_shape(t, dtype == MODEL_Q8 ? MODEL_F16 : dtype, c->vocab, c->hidden); /* rows are looked up, not multiplied */
     t++;
     for (uint32_t l = 0; l < c->n_layers; l++, t += n_layer_tensors(c))
         describe_layer(t, c, dtype, l);

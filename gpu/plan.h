@@ -6,7 +6,7 @@
  *   every tensor on a multiple of 256, every range on a multiple of 4096 bytes
  *
  * (1) The weight range depends on config, dtype and GPU_LAYOUT_VERSION alone.
- * (2) Tensors are dense [rows][cols]; the bytes between them are zero. */
+ * (2) Tensors are dense [rows][cols], q8 with their scales behind; the bytes between them are zero. */
 #ifndef ROUSE_GPU_PLAN_H
 #define ROUSE_GPU_PLAN_H
 

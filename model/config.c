@@ -417,12 +417,14 @@ uint64_t model_config_n_parameters(const struct model_config *c)
     return V * E + c->n_layers * layer + 2 * E + (c->tied ? 0 : V * E);
 }
 
-static const char *const dtype_names[] = {[MODEL_F32] = "f32", [MODEL_F16] = "f16", [MODEL_BF16] = "bf16"};
+static const char *const dtype_names[] = {[MODEL_F32] = "f32", [MODEL_F16] = "f16", [MODEL_BF16] = "bf16", [MODEL_Q8] = "q8"};
 enum { N_DTYPES = sizeof dtype_names / sizeof *dtype_names };
 
 size_t model_dtype_bytes(enum model_dtype dtype)
 {
-    return dtype == MODEL_F32 ? 4 : 2;
+    static const size_t bytes[] = {[MODEL_F32] = 4, [MODEL_F16] = 2, [MODEL_BF16] = 2, [MODEL_Q8] = 1};
+    assert((size_t)dtype < N_DTYPES);
+    return bytes[dtype];
 }
 
 const char *model_dtype_name(enum model_dtype dtype)
@@ -439,5 +441,5 @@ int model_dtype_parse(const char *name, enum model_dtype *out_dtype, struct base
             return 0;
         }
     }
-    return base_fail(err, ERR_USAGE, "dtype '%s' is not one of f32, f16, bf16", name);
+    return base_fail(err, ERR_USAGE, "dtype '%s' is not one of f32, f16, bf16, q8", name);
 }

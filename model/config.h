@@ -13,7 +13,8 @@
 #include "base/bytes.h"
 #include "base/error.h"
 
-enum model_dtype { MODEL_F32 = 0, MODEL_F16 = 1, MODEL_BF16 = 2 };
+/* Files hold the first three; MODEL_Q8 is made from them: int8 rows, each with one f32 scale. */
+enum model_dtype { MODEL_F32 = 0, MODEL_F16 = 1, MODEL_BF16 = 2, MODEL_Q8 = 3 };
 enum model_act { MODEL_ACT_GELU_ERF = 0, MODEL_ACT_GELU_TANH = 1 }; /* "gelu"; "gelu_fast", "gelu_new" (GPT-NeoX-20b) */
 
 struct model_config {
@@ -44,8 +45,8 @@ void model_config_encode(const struct model_config *config, struct base_buffer *
 int model_config_decode(struct base_bytes *in, struct model_config *out_config, struct base_error *err);
 
 uint64_t model_config_n_parameters(const struct model_config *config);
-size_t model_dtype_bytes(enum model_dtype dtype);
-const char *model_dtype_name(enum model_dtype dtype); /* "f32", "f16", "bf16" */
+size_t model_dtype_bytes(enum model_dtype dtype); /* of one number, without its share of a scale */
+const char *model_dtype_name(enum model_dtype dtype); /* "f32", "f16", "bf16", "q8" */
 int model_dtype_parse(const char *name, enum model_dtype *out_dtype, struct base_error *err);
 
 #endif

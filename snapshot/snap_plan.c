@@ -53,7 +53,7 @@ static int decode_tensor(struct base_bytes *r, uint64_t weights_bytes, uint64_t 
         return base_fail(err, ERR_CORRUPT, "plan: a tensor's entry is cut off or its name has no end");
     memcpy(out->name, name, NAME_BYTES);
     out->dtype = (enum model_dtype)dtype;
-    if (dtype > MODEL_BF16 || reserved != 0)
+    if (dtype > MODEL_Q8 || reserved != 0)
         return base_fail(err, ERR_CORRUPT, "plan: tensor %s: dtype %u", out->name, dtype);
     if (out->offset < *end || out->offset % TENSOR_ALIGN != 0 || out->offset > weights_bytes ||
         out->bytes > weights_bytes - out->offset)
@@ -103,7 +103,7 @@ int snap_plan_decode(const void *bytes, size_t n, struct snap_plan *out_plan, st
     uint32_t reserved = base_bytes_u32(&r);
     p.weights_bytes = base_bytes_u64(&r);
     p.dtype = (enum model_dtype)dtype;
-    if (r.failed || dtype > MODEL_BF16 || reserved != 0)
+    if (r.failed || dtype > MODEL_Q8 || reserved != 0)
         return base_fail(err, ERR_CORRUPT, "plan: cut off, or dtype %u", dtype);
     int rc = decode_config(&r, n_config, &p.config, err);
     if (rc == 0)

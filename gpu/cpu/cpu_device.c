@@ -93,12 +93,11 @@ static enum model_dtype cpu_auto_dtype(enum model_dtype file_dtype)
     return file_dtype;
 }
 
-/* Kernels exist for all that plan.c admits. */
 static int cpu_check(const struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
                      struct base_error *err)
 {
-    (void)device, (void)config, (void)dtype, (void)err;
-    return 0;
+    (void)device, (void)config;
+    return dtype == MODEL_Q8 ? base_fail(err, ERR_USAGE, "the cpu has no kernels for q8; use --dtype f16, bf16 or f32") : 0;
 }
 
 const struct gpu_backend gpu_cpu_backend = {

@@ -55,6 +55,9 @@ static void avx2_widen(enum model_dtype dtype, const void *from, size_t n, float
         case MODEL_BF16:
             _mm256_storeu_ps(to + i, load8(MODEL_BF16, from, i));
             break;
+        case MODEL_Q8: /* cpu_check refuses it */
+            assert(false);
+            break;
         }
     }
     if (i < n) {

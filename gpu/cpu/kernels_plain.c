@@ -25,6 +25,9 @@ static void plain_widen(enum model_dtype dtype, const void *from, size_t n, floa
         for (size_t i = 0; i < n; i++)
             to[i] = model_bf16_to_f32(h[i]);
         break;
+    case MODEL_Q8: /* cpu_check refuses it */
+        assert(false);
+        break;
     }
 }
 
@@ -42,6 +45,9 @@ static void plain_narrow(enum model_dtype dtype, const float *from, size_t n, vo
     case MODEL_BF16:
         for (size_t i = 0; i < n; i++)
             h[i] = model_f32_to_bf16(from[i]);
+        break;
+    case MODEL_Q8: /* cpu_check refuses it */
+        assert(false);
         break;
     }
 }

@@ -148,6 +148,25 @@ struct broken {
     uint32_t value;
 };
 
+/* A byte a weight, and behind them one scale a row; rows that are looked up stay as they are. */
+static void eight_bit_matrices_carry_their_scales(void **state)
+{
+    (void)state;
+    const struct model_config c = config_410m();
+    struct gpu_tensor *tensors;
+    const struct gpu_plan plan = plan_of(&c, MODEL_Q8, &tensors);
+    const struct gpu_tensor *up = gpu_plan_layer(&plan, 3, GPU_UP), *out = gpu_plan_output(&plan);
+    assert_int_equal(gpu_plan_embedding(&plan)->dtype, MODEL_F16);
+    assert_int_equal(gpu_plan_layer(&plan, 3, GPU_UP_BIAS)->dtype, MODEL_F32);
+    assert_int_equal(up->dtype, MODEL_Q8);
+    assert_int_equal(gpu_tensor_scales(up), 4096 * 1024);
+    assert_int_equal(up->bytes, 4096 * 1024 + 4096 * 4);
+    assert_int_equal(out->bytes, gpu_tensor_scales(out) + 4 * (uint64_t)c.vocab);
+    for (uint32_t i = 1; i < plan.n_tensors; i++)
+        assert_true(plan.tensors[i].offset >= plan.tensors[i - 1].offset + plan.tensors[i - 1].bytes);
+    free(tensors);
+}
+
 static void what_cannot_be_planned_is_refused(void **state)
 {
     (void)state;
@@ -188,7 +207,7 @@ static void what_cannot_be_planned_is_refused(void **state)
             fail_msg("limits with %s %u were planned", limits[i].name, limits[i].value);
     }
     const struct model_config c = config_410m();
-    assert_int_equal(gpu_plan_check(&c, (enum model_dtype)3, &limits_usual, NULL), ERR_USAGE);
+    assert_int_equal(gpu_plan_check(&c, (enum model_dtype)4, &limits_usual, NULL), ERR_USAGE);
 }
 
 int main(void)
@@ -198,6 +217,7 @@ int main(void)
         cmocka_unit_test(a_sequential_tied_model_without_attention_bias),
         cmocka_unit_test(weights_do_not_depend_on_the_limits),
         cmocka_unit_test(ranges_follow_one_another),
+        cmocka_unit_test(eight_bit_matrices_carry_their_scales),
         cmocka_unit_test(what_cannot_be_planned_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -379,7 +379,7 @@ static void test_dtypes(void **state)
     struct base_error err = {0};
     enum model_dtype dtype;
     assert_int_equal(model_dtype_parse("fp16", &dtype, &err), ERR_USAGE);
-    assert_string_equal(err.text, "dtype 'fp16' is not one of f32, f16, bf16");
+    assert_string_equal(err.text, "dtype 'fp16' is not one of f32, f16, bf16, q8");
 }
 
 int main(void)
