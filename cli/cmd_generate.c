@@ -117,14 +117,14 @@ static int print_result(struct session *s, struct engine_result *r, struct base_
 /* One step, and everything that it finished. */
 static int advance(struct session *s, bool *out_busy, struct base_error *err)
 {
-    struct base_error step_error = {0};
-    engine_step(s->engine, out_busy, &step_error); /* a failed step comes back as results that say so */
+    int rc = engine_step(s->engine, out_busy, err);
+    if (rc < 0)
+        return rc;
     struct engine_counts counts;
     engine_counts(s->engine, &counts);
     if (counts.generated_tokens)
         base_trace_mark(s->trace, BASE_TRACE_FIRST_TOKEN);
     struct engine_result r;
-    int rc = 0;
     while (rc == 0 && engine_take(s->engine, &r)) {
         rc = print_result(s, &r, err);
         item_free(r.tag);

@@ -383,7 +383,7 @@ static void step_results(struct engine *e, uint32_t n, const struct gpu_result *
     }
 }
 
-/* Moves what step_results or a failed step marked from running to done. */
+/* Moves what step_results marked from running to done. */
 static void collect_finished(struct engine *e)
 {
     struct sequence *before = NULL, *next;
@@ -408,17 +408,8 @@ int engine_step(struct engine *e, bool *out_busy, struct base_error *err)
         struct gpu_result result;
         uint64_t began = base_clock_mono_ns();
         rc = gpu_model_forward(e->model, e->step, n, &result, err);
-        if (rc == 0) {
+        if (rc == 0)
             step_results(e, n, &result);
-        } else {
-            for (uint32_t i = 0; i < n; i++) {
-                struct sequence *s = e->in_step[i];
-                s->leaving = true;
-                s->finish = SCHEMA_FINISH_ERROR;
-                if (err)
-                    s->error = *err;
-            }
-        }
         e->counts.steps++;
         e->counts.step_ns += base_clock_mono_ns() - began;
         collect_finished(e);

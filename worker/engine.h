@@ -75,7 +75,8 @@ void engine_free(struct engine *e); /* requests still inside are dropped */
  * the vocabulary, or a sampling value is out of range; the text says the numbers. */
 int engine_submit(struct engine *e, const struct engine_request *request, struct base_error *err);
 
-/* One step of work. ERR_*: the device failed; the requests of the step come out as SCHEMA_FINISH_ERROR. *out_busy: whether there is more to do. */
+/* One step of work. *out_busy: whether there is more to do. ERR_*: the device failed and nothing has changed: what the step
+ * held is where it was, and the next call tries the same again. */
 int engine_step(struct engine *e, bool *out_busy, struct base_error *err);
 
 /* The next finished request; false when there is none. The caller owns what is in it: engine_result_done. */

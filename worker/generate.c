@@ -10,7 +10,7 @@
 #include "worker/worker_state.h"
 
 #define IDLE_MS       100
-#define STEPS_BAD_MAX 3 /* in a row: then it is the device, and its work must not become dead letters */
+#define STEPS_BAD_MAX 3 /* in a row: then it is the device */
 
 struct generator {
     struct worker *w;
@@ -219,7 +219,8 @@ static void take_results(struct generator *g)
     }
 }
 
-/* A step that fails takes its prompts with it; several in a row, and the device is given up before it takes the topic. */
+/* A step that fails is tried again; several in a row, and the device is given up. Its prompts are not answered then: whoever
+ * gets their partitions next, on a device that works, computes them. */
 static int step(struct generator *g, bool *out_busy, struct base_error *err)
 {
     g->w->step_began_ns = base_clock_mono_ns();
@@ -228,7 +229,7 @@ static int step(struct generator *g, bool *out_busy, struct base_error *err)
     g->n_steps_bad = rc < 0 ? g->n_steps_bad + 1 : 0;
     if (rc < 0)
         base_log_error("forward step failed", LOG_STR("reason", err->text), LOG_INT("in_a_row", g->n_steps_bad));
-    return g->n_steps_bad < STEPS_BAD_MAX ? 0 : rc;
+    return g->n_steps_bad < STEPS_BAD_MAX && rc != ERR_SERVICE ? 0 : rc; /* ERR_SERVICE: the device is gone for good */
 }
 
 static int run(struct generator *g, struct base_error *err)
@@ -240,7 +241,7 @@ static int run(struct generator *g, struct base_error *err)
         feed(g, !busy && !g->head);
         int rc = step(g, &busy, err);
         if (rc < 0)
-            return base_fail_in(err, "the device failed %d steps in a row", STEPS_BAD_MAX);
+            return base_fail_in(err, "the device failed %u steps in a row", g->n_steps_bad);
         note_counts(g);
         take_results(g);
     }

@@ -23,6 +23,7 @@ static struct base_buffer blob;
 struct fixture {
     struct gpu_model *model;
     struct engine *engine;
+    uint32_t n_failed; /* steps */
 };
 
 static const char *env(const char *name)
@@ -68,7 +69,7 @@ static int close_all(void **state)
 static struct fixture fixture_open(uint32_t n_seqs, uint32_t n_tokens, uint32_t n_blocks, uint32_t n_waiting)
 {
     struct base_error err = {0};
-    struct fixture f;
+    struct fixture f = {.n_failed = 0};
     struct gpu_limits limits = {.n_tokens_max = n_tokens,
                                 .n_seqs_max = n_seqs,
                                 .n_logits_max = n_seqs,
@@ -112,6 +113,14 @@ struct outcome {
     bool seen;
 };
 
+/* A device that fails now and then, in the middle of a pass. */
+static int flaky_gate(void *context, uint64_t end, struct base_error *err)
+{
+    uint32_t *n_calls = context;
+    (void)end;
+    return ++*n_calls % 11 == 0 ? base_fail(err, ERR_INTERNAL, "call %u of the device failed", *n_calls) : 0;
+}
+
 static void run_all(struct fixture *f, struct outcome *outcomes, uint32_t n_from, uint32_t n_to)
 {
     struct base_error err = {0};
@@ -128,7 +137,9 @@ static void run_all(struct fixture *f, struct outcome *outcomes, uint32_t n_from
             next++;
         }
         bool busy;
-        assert_int_equal(engine_step(f->engine, &busy, &err), 0);
+        int rc = engine_step(f->engine, &busy, &err);
+        assert_true(rc == 0 || (rc == ERR_INTERNAL && strstr(err.text, "of the device failed")));
+        f->n_failed += rc < 0;
         struct engine_result result;
         while (engine_take(f->engine, &result)) {
             struct outcome *o = &outcomes[(uintptr_t)result.tag - 1];
@@ -180,6 +191,29 @@ static int submit(struct fixture *f, struct engine_request *r, struct base_error
     if (rc < 0)
         free(r->prompt);
     return rc;
+}
+
+/* A failed step changes nothing: tried again, it gives what it would have given. */
+static void test_failed_steps_lose_nothing(void **state)
+{
+    (void)state;
+    enum { N = 12 };
+    static struct outcome calm[N], flaky[N];
+    uint32_t n_calls = 0;
+    struct fixture f = fixture_open(4, 29, 4 * 12, 0);
+    run_all(&f, calm, 0, N);
+    assert_int_equal(f.n_failed, 0);
+    fixture_close(&f);
+    f = fixture_open(4, 29, 4 * 12, 0);
+    gpu_model_gate(f.model, flaky_gate, &n_calls);
+    run_all(&f, flaky, 0, N);
+    assert_true(f.n_failed > 10);
+    fixture_close(&f);
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(flaky[i].n, calm[i].n);
+        assert_int_equal(flaky[i].finish, calm[i].finish);
+        assert_memory_equal(flaky[i].tokens, calm[i].tokens, calm[i].n * sizeof *calm[i].tokens);
+    }
 }
 
 static void test_refused_requests_say_why(void **state)
@@ -408,6 +442,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_do_not_depend_on_the_batch),
+        cmocka_unit_test(test_failed_steps_lose_nothing),
         cmocka_unit_test(test_refused_requests_say_why),
         cmocka_unit_test(test_priority_then_age),
         cmocka_unit_test(test_expired_without_work),
