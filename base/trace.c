@@ -38,6 +38,7 @@ static const struct {
     [BASE_TRACE_INDEX] = SPAN("index"),
     [BASE_TRACE_DEVICE_OPEN] = SPAN("device_open"),
     [BASE_TRACE_RESTORE] = SPAN("restore"),
+    [BASE_TRACE_CHOICES] = SPAN("choices"),
     [BASE_TRACE_VERIFY] = SPAN("verify"),
     [BASE_TRACE_COLD_LOAD] = SPAN("cold_load"),
     [BASE_TRACE_TOKENIZER] = SPAN("tokenizer"),

@@ -21,7 +21,8 @@ enum base_trace_phase {
     BASE_TRACE_INDEX,        /* fingerprint and index look-up */
     BASE_TRACE_DEVICE_OPEN,
     BASE_TRACE_RESTORE,      /* bytes from the snapshot into the arena; verified on the way */
-    BASE_TRACE_VERIFY,       /* the proof */
+    BASE_TRACE_CHOICES,      /* what the device found out when the snapshot was built (algorithms, code), handed back to it */
+    BASE_TRACE_VERIFY,       /* the proof; overlaps RESTORE where the device computes while weights still arrive */
     BASE_TRACE_COLD_LOAD,    /* only without a snapshot: digest, parse, convert, pack */
     BASE_TRACE_TOKENIZER,    /* compile (cold) or point at the tables (restored) */
     BASE_TRACE_BUILD,        /* only when this start wrote the snapshot */

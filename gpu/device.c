@@ -273,6 +273,11 @@ int gpu_model_choices_import(struct gpu_model *model, const void *bytes, size_t 
     return n == 0 ? 0 : base_fail(err, ERR_CORRUPT, "choices: %zu bytes, a %s has nothing to choose", n, b->kind);
 }
 
+bool gpu_device_uploads(const struct gpu_device *device)
+{
+    return device->backend->upload_open != NULL;
+}
+
 int gpu_upload_open(struct gpu_device *device, uint32_t n_slots, size_t slot_bytes, struct gpu_upload **out_upload,
                     struct base_error *err)
 {

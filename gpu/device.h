@@ -160,6 +160,9 @@ int gpu_model_choices_import(struct gpu_model *model, const void *bytes, size_t 
 
 struct gpu_upload;
 
+/* Whether models of this device are filled so; else gpu_model_host is where they lie. */
+bool gpu_device_uploads(const struct gpu_device *device);
+
 /* n_slots buffers of slot_bytes (a multiple of 4096) each, page-aligned, pinned when the device is ready for it. Needs no
  * ready device: gpu_upload_take works at once, so that reading starts while the device is still being opened. */
 int gpu_upload_open(struct gpu_device *device, uint32_t n_slots, size_t slot_bytes, struct gpu_upload **out_upload,

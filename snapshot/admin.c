@@ -72,7 +72,7 @@ static int build_run(struct build *b, struct schema_snapshot_record *out_record,
         return base_fail(err, ERR_NOTFOUND, "model '%s': %s", b->options->model, b->request.no_dir);
     if (snap_look_up(b->store, &b->request, &found) && build_is_there(b, found.id, out_record))
         return 0;
-    int rc = snap_cold_open(&b->cold, b->request.dir, b->request.dtype, err);
+    int rc = snap_cold_open(&b->cold, b->device, b->request.dir, b->request.dtype, err);
     if (rc == 0)
         rc = snap_cold_lease(&b->cold, b->store, &b->request, &b->lease, err);
     if (rc == 0)
@@ -94,7 +94,7 @@ int snap_admin_build(struct gpu_device *device, const struct snap_start_options 
     bool built = false;
     if (!options->store)
         return base_fail(err, ERR_USAGE, "no store for snapshots is given");
-    int rc = snap_request_init(&b.request, gpu_device_info(device), options, err);
+    int rc = snap_request_init(&b.request, device, options, err);
     if (rc == 0)
         rc = snap_store_open(options->store, options->redis, &b.store, err);
     if (rc == 0)

@@ -15,7 +15,7 @@ struct shown {
     struct snap_file *file;
     struct schema_snapshot_record record;
     struct snap_plan plan;
-    struct snap_proof proof;
+    struct snap_proof proof; /* empty: of a host snapshot */
 };
 
 static int shown_read(struct shown *s, struct base_error *err)
@@ -25,9 +25,10 @@ static int shown_read(struct shown *s, struct base_error *err)
     int rc = snap_file_read_section(s->file, SNAP_PLAN, &plan, err);
     if (rc == 0)
         rc = snap_plan_decode(plan, sections[SNAP_PLAN].bytes, &s->plan, err);
-    if (rc == 0)
+    bool proven = s->file->manifest.kind == SNAP_KIND_DEVICE;
+    if (rc == 0 && proven)
         rc = snap_file_read_section(s->file, SNAP_PROOF, &proof, err);
-    if (rc == 0)
+    if (rc == 0 && proven)
         rc = snap_proof_decode(proof, sections[SNAP_PROOF].bytes, s->plan.config.vocab, &s->proof, err);
     free(plan);
     free(proof);
@@ -119,6 +120,7 @@ static void show_json(const struct shown *s, struct base_json *j)
     const struct snap_manifest *m = &s->file->manifest;
     base_json_object_begin(j);
     base_json_kv_string(j, "id", m->id);
+    base_json_kv_string(j, "kind", snap_kind_name(m->kind));
     base_json_kv_string(j, "name", m->name);
     base_json_kv_string(j, "state", schema_snapshot_state_name(s->record.state));
     base_json_kv_string(j, "path", s->file->path);
@@ -152,7 +154,7 @@ static void text_manifest(const struct shown *s, struct base_buffer *out)
     if (gmtime_r(&seconds, &tm))
         strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%SZ", &tm);
     base_buffer_printf(out, "snapshot %s (%s)\n", m->id, schema_snapshot_state_name(s->record.state));
-    base_buffer_printf(out, "  name      %s\n  path      %s\n", m->name, s->file->path);
+    base_buffer_printf(out, "  name      %s\n  kind      %s\n  path      %s\n", m->name, snap_kind_name(m->kind), s->file->path);
     base_buffer_printf(out, "  size      %.1f MB (%" PRIu64 " bytes)\n", (double)s->file->layout.file_bytes / 1e6,
                        s->file->layout.file_bytes);
     base_buffer_printf(out, "  created   %s by %s, %s\n", when, m->builder, m->program);
@@ -183,6 +185,10 @@ static void text_layout(const struct shown *s, struct base_buffer *out)
 
 static void text_proof(const struct snap_proof *p, struct base_buffer *out)
 {
+    if (p->n_tokens == 0) {
+        base_buffer_string(out, "proof\n  none: made by the first worker that restores this host snapshot\n");
+        return;
+    }
     base_buffer_string(out, "proof\n  prompt   ");
     for (uint32_t i = 0; i < p->n_prompt; i++)
         base_buffer_printf(out, " %d", p->prompt[i]);

@@ -19,11 +19,15 @@
 #include "snapshot/snap_plan.h"
 #include "snapshot/snap_proof.h"
 
-enum { WRITERS = 4 };
+enum {
+    WRITERS = 4,
+    SECTION_BYTES_MAX = 256 << 20 /* of those that are made in memory here; the format's own limits are tighter */
+};
 
 /* What each section is made of, and the file it goes into. */
 struct build_job {
-    const uint8_t *content[SNAP_SECTION_N];
+    const uint8_t *content[SNAP_SECTION_N]; /* NULL for weights that are read back from the device, chunk by chunk */
+    struct gpu_model *model;
     struct snap_layout layout;
     uint64_t *hashes; /* [layout.n_chunks], each written by the task of its chunk */
     const struct snap_building *file;
@@ -31,6 +35,7 @@ struct build_job {
     atomic_uint_fast64_t written;
     atomic_bool failed;
     pthread_mutex_t lock; /* guards err */
+    pthread_mutex_t device_lock;
     struct base_error *err;
 };
 
@@ -42,26 +47,52 @@ static void build_fail(struct build_job *job, const struct base_error *why)
     pthread_mutex_unlock(&job->lock);
 }
 
-/* Content shorter than the stored bytes is copied behind itself with zeros: only the last page of a section. */
+/* A model is driven by one thread at a time; hashing and writing are what the others do meanwhile. */
+static int read_back(struct build_job *job, const struct snap_chunk *c, uint64_t n, uint8_t *to, struct base_error *err)
+{
+    pthread_mutex_lock(&job->device_lock);
+    int rc = gpu_model_read(job->model, c->at, n, to, err);
+    pthread_mutex_unlock(&job->device_lock);
+    return rc;
+}
+
+/* The chunk's bytes: where they lie, or in *out_copy (free it) when they are on the device, or shorter than what is stored:
+ * the last page of a section is filled up with zeros. */
+static int chunk_bytes(struct build_job *job, const struct snap_chunk *c, const uint8_t **out_from, uint8_t **out_copy,
+                       struct base_error *err)
+{
+    const uint8_t *content = job->content[c->kind];
+    uint64_t left = job->layout.sections[c->kind].bytes - c->at;
+    if (content && left >= c->bytes) {
+        *out_from = content + c->at;
+        return 0;
+    }
+    uint64_t n = left < c->bytes ? left : c->bytes;
+    uint8_t *copy = calloc(1, c->bytes);
+    if (!copy)
+        return base_fail(err, ERR_NOMEM, "write %s: out of memory", job->file->path);
+    *out_from = *out_copy = copy;
+    if (!content)
+        return read_back(job, c, n, copy, err);
+    memcpy(copy, content + c->at, n);
+    return 0;
+}
+
 static int write_chunk(struct build_job *job, uint32_t chunk, struct base_error *err)
 {
     struct snap_chunk c = snap_layout_chunk(&job->layout, chunk);
-    const struct snap_section *s = &job->layout.sections[c.kind];
-    const uint8_t *from = job->content[c.kind] + c.at;
-    uint64_t left = s->bytes - c.at;
-    uint8_t *padded = NULL;
-    if (left < c.bytes) {
-        padded = calloc(1, c.bytes);
-        if (!padded)
-            return base_fail(err, ERR_NOMEM, "write %s: out of memory", job->file->path);
-        memcpy(padded, from, left);
-        from = padded;
+    const uint8_t *from = NULL;
+    uint8_t *copy = NULL;
+    int rc = chunk_bytes(job, &c, &from, &copy, err);
+    if (rc < 0) {
+        free(copy);
+        return rc;
     }
     job->hashes[chunk] = snap_chunk_hash(from, c.bytes);
-    int rc = base_file_pwrite(job->file->fd, from, c.bytes, c.offset, job->file->path, err);
+    rc = base_file_pwrite(job->file->fd, from, c.bytes, c.offset, job->file->path, err);
     if (rc == 0) /* a hint: the disk works while the next chunks are hashed, and fsync has less to wait for */
         (void)sync_file_range(job->file->fd, (off64_t)c.offset, c.bytes, SYNC_FILE_RANGE_WRITE);
-    free(padded);
+    free(copy);
     atomic_fetch_add(&job->written, c.bytes);
     return rc;
 }
@@ -101,9 +132,9 @@ static int build_reserve(const struct build_job *job, struct base_error *err)
                                                  : base_fail_errno(err, "size %s", job->file->path);
     for (int i = 0; i < SNAP_SECTION_N; i++) {
         const struct snap_section *s = &job->layout.sections[i];
-        int rc;
+        int rc = 0;
         do
-            rc = fallocate(job->file->fd, 0, (off_t)s->offset, (off_t)s->stored_bytes);
+            rc = s->n_chunks == 0 ? 0 : fallocate(job->file->fd, 0, (off_t)s->offset, (off_t)s->stored_bytes);
         while (rc < 0 && errno == EINTR);
         if (rc < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
             return disk_full(job, err);
@@ -119,10 +150,8 @@ static int write_chunks(struct build_job *job, bool progress, struct base_error 
     int rc = base_pool_new(WRITERS, &pool, err);
     if (rc < 0)
         return rc;
-    if (pthread_mutex_init(&job->lock, NULL) != 0) {
-        base_pool_free(pool);
-        return base_fail(err, ERR_NOMEM, "write %s: no mutex", job->file->path);
-    }
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_mutex_init(&job->device_lock, NULL);
     struct base_error why = {0};
     job->err = &why;
     if (progress)
@@ -131,6 +160,7 @@ static int write_chunks(struct build_job *job, bool progress, struct base_error 
     base_progress_end(&job->bar);
     base_pool_free(pool);
     pthread_mutex_destroy(&job->lock);
+    pthread_mutex_destroy(&job->device_lock);
     return why.code ? base_fail(err, why.code, "%s", why.text) : 0;
 }
 
@@ -204,7 +234,12 @@ static int build_sections(struct snap_build *b, struct base_buffer sections[SNAP
                           struct base_error *err)
 {
     const struct gpu_plan *plan = gpu_model_plan(b->model);
-    int rc = make_proof(b, &sections[SNAP_PROOF], err);
+    bool open = b->manifest.kind == SNAP_KIND_HOST; /* choices and proof are left to who restores it */
+    int rc = open ? 0 : gpu_model_choices_export(b->model, &sections[SNAP_CHOICES], err);
+    if (rc == 0 && sections[SNAP_CHOICES].failed)
+        rc = base_fail(err, sections[SNAP_CHOICES].failed, "choices: no room");
+    if (rc == 0 && !open)
+        rc = make_proof(b, &sections[SNAP_PROOF], err);
     if (rc == 0)
         rc = snap_plan_encode(plan, &sections[SNAP_PLAN], err);
     if (rc == 0)
@@ -219,9 +254,8 @@ static int build_sections(struct snap_build *b, struct base_buffer sections[SNAP
     job->content[SNAP_TOKENIZER] = b->tokenizer;
     bytes[SNAP_TOKENIZER] = b->tokenizer_bytes;
     job->content[SNAP_WEIGHTS] = gpu_model_host(b->model);
+    job->model = b->model;
     bytes[SNAP_WEIGHTS] = plan->weights_bytes;
-    if (!job->content[SNAP_WEIGHTS])
-        return base_fail(err, ERR_SERVICE, "build: this device's memory cannot be read from here");
     return snap_layout_plan(bytes, &job->layout, err);
 }
 
@@ -232,7 +266,7 @@ int snap_build_write(struct snap_build *build, struct schema_snapshot_record *ou
     char digest[SNAP_SHA256_CHARS + 1], path[PATH_MAX];
     uint64_t began_ns = base_clock_mono_ns();
     for (int i = 0; i < SNAP_SECTION_N; i++)
-        base_buffer_init(&sections[i], 8u << 20);
+        base_buffer_init(&sections[i], SECTION_BYTES_MAX);
     snap_manifest_stamp(&build->manifest);
     int rc = snap_fingerprint_id(&build->manifest.fingerprint, build->manifest.id, err);
     if (rc == 0)

@@ -1,6 +1,6 @@
 /* snap_build - writes a loaded model's snapshot into a store.
  *
- *   proof -> sizes -> temporary file, preallocated -> chunks, hashed as they are written -> header -> fsync -> lease
+ *   choices, proof -> sizes -> temporary file, preallocated -> chunks, hashed as they are written -> header -> fsync -> lease
  *   still ours? -> rename -> fsync of the directory
  *
  * The indexes are told afterwards, by the caller. On failure nothing is left of it. */
@@ -17,7 +17,7 @@
 struct snap_build {
     struct snap_store *store;
     struct snap_lease *lease;
-    struct gpu_model *model; /* LOADED; its KV is overwritten by the proof */
+    struct gpu_model *model; /* LOADED and warmed up; its KV is overwritten by the proof. Or a planner's, for a host snapshot */
     const void *tokenizer;   /* the compiled blob */
     size_t tokenizer_bytes;
     struct snap_manifest manifest; /* fingerprint, name, file_dtype and files are set; the rest is filled in here */

@@ -19,7 +19,8 @@ static enum model_dtype files_dtype(const struct snap_cold *cold)
     return t ? t->dtype : cold->config.file_dtype;
 }
 
-int snap_cold_open(struct snap_cold *cold, const char *dir, const char *dtype, struct base_error *err)
+int snap_cold_open(struct snap_cold *cold, const struct gpu_device *device, const char *dir, const char *dtype,
+                   struct base_error *err)
 {
     *cold = (struct snap_cold){.dir = dir};
     base_buffer_init(&cold->blob, TOKENIZER_BYTES_MAX);
@@ -30,7 +31,8 @@ int snap_cold_open(struct snap_cold *cold, const char *dir, const char *dtype, s
         rc = model_weights_check(cold->weights, &cold->config, err);
     if (rc < 0)
         goto fail;
-    cold->dtype = cold->file_dtype = files_dtype(cold);
+    cold->file_dtype = files_dtype(cold);
+    cold->dtype = gpu_device_dtype(device, cold->file_dtype);
     if (strcmp(dtype, "auto") != 0)
         rc = model_dtype_parse(dtype, &cold->dtype, err);
     if (rc == 0)
@@ -82,7 +84,14 @@ int snap_cold_load(struct snap_cold *cold, struct gpu_device *device, const stru
     base_trace_begin(options->trace, BASE_TRACE_TOKENIZER);
     int rc = load_tokenizer(cold, err); /* the cheap part first: what is wrong with it is said at once */
     base_trace_end(options->trace, BASE_TRACE_TOKENIZER);
-    return rc < 0 ? rc : load_weights(cold, device, options, err);
+    if (rc == 0)
+        rc = load_weights(cold, device, options, err);
+    if (rc < 0)
+        return rc;
+    base_trace_begin(options->trace, BASE_TRACE_CHOICES);
+    rc = gpu_model_warm_up(cold->gpu, err);
+    base_trace_end(options->trace, BASE_TRACE_CHOICES);
+    return rc;
 }
 
 void snap_cold_done(struct snap_cold *cold)

@@ -2,7 +2,7 @@
  * this.
  *
  *   OPEN       configuration and tensor headers are read and checked; the dtype is known
- *   -> LOADED  snap_cold_load: weights converted and packed, tokenizer compiled
+ *   -> LOADED  snap_cold_load: weights converted and packed, tokenizer compiled, device warmed up
  *   -> (snapshot written)  snap_cold_build, under a lease */
 #ifndef ROUSE_SNAPSHOT_SNAP_COLD_H
 #define ROUSE_SNAPSHOT_SNAP_COLD_H
@@ -26,7 +26,8 @@ struct snap_cold {
 };
 
 /* ERR_INPUT: the files are wrong. */
-int snap_cold_open(struct snap_cold *cold, const char *dir, const char *dtype, struct base_error *err);
+int snap_cold_open(struct snap_cold *cold, const struct gpu_device *device, const char *dir, const char *dtype,
+                   struct base_error *err);
 int snap_cold_load(struct snap_cold *cold, struct gpu_device *device, const struct snap_start_options *options,
                    struct base_error *err);
 void snap_cold_done(struct snap_cold *cold);

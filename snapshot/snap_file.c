@@ -97,7 +97,7 @@ int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uin
                            struct base_error *err)
 {
     const struct snap_section *s = &f->layout.sections[kind];
-    uint8_t *bytes = aligned_alloc(SNAP_PAGE_BYTES, s->stored_bytes);
+    uint8_t *bytes = aligned_alloc(SNAP_PAGE_BYTES, s->stored_bytes ? s->stored_bytes : SNAP_PAGE_BYTES);
     if (!bytes)
         return base_fail(err, ERR_NOMEM, "section %s of %" PRIu64 " bytes: out of memory", snap_section_name(kind),
                          s->bytes);
@@ -153,6 +153,17 @@ static int open_front(struct snap_file *f, uint64_t file_bytes, struct base_erro
     return rc;
 }
 
+/* What a snapshot of that kind has, and has not. */
+static int check_kind(const struct snap_file *f, struct base_error *err)
+{
+    const struct snap_section *s = f->layout.sections;
+    bool host = f->manifest.kind == SNAP_KIND_HOST;
+    if (host ? s[SNAP_PROOF].bytes > 0 || s[SNAP_CHOICES].bytes > 0 : s[SNAP_PROOF].bytes == 0)
+        return base_fail(err, ERR_CORRUPT, "a %s snapshot with %" PRIu64 " bytes of proof and %" PRIu64 " of choices",
+                         snap_kind_name(f->manifest.kind), s[SNAP_PROOF].bytes, s[SNAP_CHOICES].bytes);
+    return 0;
+}
+
 static int open_manifest(struct snap_file *f, struct base_error *err)
 {
     uint8_t *text = NULL;
@@ -160,7 +171,7 @@ static int open_manifest(struct snap_file *f, struct base_error *err)
     if (rc == 0)
         rc = snap_manifest_decode(text, f->layout.sections[SNAP_MANIFEST].bytes, &f->manifest, err);
     free(text);
-    return rc;
+    return rc < 0 ? rc : check_kind(f, err);
 }
 
 /* What only makes reading faster: none of it is an error when missing. */

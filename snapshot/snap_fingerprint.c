@@ -105,10 +105,31 @@ int snap_fingerprint_init(struct snap_fingerprint *out, const struct gpu_info *i
     return rc;
 }
 
+const char *snap_auto_dtype(const struct gpu_device *device, const char *file_dtype)
+{
+    enum model_dtype dtype;
+    if (model_dtype_parse(file_dtype, &dtype, NULL) < 0)
+        return file_dtype;
+    return model_dtype_name(gpu_device_dtype(device, dtype));
+}
+
 void snap_fingerprint_set(struct snap_fingerprint *f, enum snap_fingerprint_field field, const char *value)
 {
     assert(strlen(value) < SNAP_FP_VALUE_MAX);
     memmove(f->value[field], value, strlen(value) + 1);
+}
+
+struct snap_fingerprint snap_fingerprint_host(const struct snap_fingerprint *f)
+{
+    struct snap_fingerprint host = *f;
+    snap_fingerprint_set(&host, SNAP_FP_ARCH, SNAP_ARCH_HOST);
+    snap_fingerprint_set(&host, SNAP_FP_DRIVER, "");
+    return host;
+}
+
+bool snap_fingerprint_is_host(const struct snap_fingerprint *f)
+{
+    return strcmp(f->value[SNAP_FP_ARCH], SNAP_ARCH_HOST) == 0;
 }
 
 static void fingerprint_line(const struct snap_fingerprint *f, int field, const char *value, struct base_buffer *out)

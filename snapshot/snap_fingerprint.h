@@ -6,6 +6,7 @@
 #ifndef ROUSE_SNAPSHOT_SNAP_FINGERPRINT_H
 #define ROUSE_SNAPSHOT_SNAP_FINGERPRINT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/buffer.h"
@@ -19,13 +20,15 @@ enum snap_fingerprint_field {
     SNAP_FP_MODEL,  /* SHA-256 of weights, config and tokenizer; "" in a wanted fingerprint: not known */
     SNAP_FP_DTYPE,  /* "auto" in a wanted fingerprint: as the model's files are */
     SNAP_FP_DEVICE,
-    SNAP_FP_ARCH,
-    SNAP_FP_DRIVER,
+    SNAP_FP_ARCH,   /* SNAP_ARCH_HOST: of a host snapshot, for any arch of the device */
+    SNAP_FP_DRIVER, /* "" for a host snapshot */
     SNAP_FP_KEY, /* --snapshot-key */
     SNAP_FP_N
 };
 
 enum { SNAP_FP_VALUE_MAX = 400, SNAP_KEY_BYTES_MAX = 128 };
+
+#define SNAP_ARCH_HOST "host"
 
 struct snap_fingerprint {
     char value[SNAP_FP_N][SNAP_FP_VALUE_MAX];
@@ -36,7 +39,13 @@ const char *snap_fingerprint_field_name(enum snap_fingerprint_field field); /* "
 /* This program's own on that device, the model unknown. ERR_USAGE: key longer than SNAP_KEY_BYTES_MAX. */
 int snap_fingerprint_init(struct snap_fingerprint *out, const struct gpu_info *info, const char *dtype, const char *key,
                           struct base_error *err);
+/* The dtype that "auto" means on that device for files of that type. */
+const char *snap_auto_dtype(const struct gpu_device *device, const char *file_dtype);
 void snap_fingerprint_set(struct snap_fingerprint *f, enum snap_fingerprint_field field, const char *value);
+
+/* The same but for a host snapshot. */
+struct snap_fingerprint snap_fingerprint_host(const struct snap_fingerprint *f);
+bool snap_fingerprint_is_host(const struct snap_fingerprint *f);
 
 void snap_fingerprint_text(const struct snap_fingerprint *f, struct base_buffer *out);
 int snap_fingerprint_id(const struct snap_fingerprint *f, char out_id[SNAP_ID_CHARS + 1], struct base_error *err);

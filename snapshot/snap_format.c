@@ -17,13 +17,14 @@ _Static_assert(TABLE_AT + SNAP_SECTION_N * SECTION_ENTRY_BYTES <= SNAP_HEADER_BY
 
 static const struct {
     const char *name;
-    uint64_t bytes_max;
+    uint64_t bytes_min, bytes_max;
 } kinds[SNAP_SECTION_N] = {
-    [SNAP_MANIFEST] = {"manifest", SNAP_MANIFEST_BYTES_MAX},
-    [SNAP_PLAN] = {"plan", 4u << 20}, /* 96 bytes a tensor; 20b has 532 of them */
-    [SNAP_PROOF] = {"proof", 64u << 10},
-    [SNAP_TOKENIZER] = {"tokenizer", 1u << 30},
-    [SNAP_WEIGHTS] = {"weights", 1ull << 41}, /* 2 TiB: 4 MiB of chunk table */
+    [SNAP_MANIFEST] = {"manifest", 1, SNAP_MANIFEST_BYTES_MAX},
+    [SNAP_PLAN] = {"plan", 1, 4u << 20}, /* 96 bytes a tensor; 20b has 532 of them */
+    [SNAP_PROOF] = {"proof", 0, 64u << 10},
+    [SNAP_CHOICES] = {"choices", 0, 256u << 20}, /* code for one architecture, and PTX */
+    [SNAP_TOKENIZER] = {"tokenizer", 1, 1u << 30},
+    [SNAP_WEIGHTS] = {"weights", 1, 1ull << 41}, /* 2 TiB: 4 MiB of chunk table */
 };
 
 const char *snap_section_name(enum snap_section_kind kind)
@@ -41,9 +42,9 @@ int snap_layout_plan(const uint64_t bytes[SNAP_SECTION_N], struct snap_layout *o
     struct snap_layout l = {0};
     for (int i = 0; i < SNAP_SECTION_N; i++) {
         struct snap_section *s = &l.sections[i];
-        if (bytes[i] == 0 || bytes[i] > kinds[i].bytes_max)
-            return base_fail(err, ERR_INPUT, "section %s: %" PRIu64 " bytes, allowed are 1 to %" PRIu64, kinds[i].name,
-                             bytes[i], kinds[i].bytes_max);
+        if (bytes[i] < kinds[i].bytes_min || bytes[i] > kinds[i].bytes_max)
+            return base_fail(err, ERR_INPUT, "section %s: %" PRIu64 " bytes, allowed are %" PRIu64 " to %" PRIu64,
+                             kinds[i].name, bytes[i], kinds[i].bytes_min, kinds[i].bytes_max);
         s->bytes = bytes[i];
         s->stored_bytes = round_up(bytes[i], SNAP_PAGE_BYTES);
         s->first_chunk = l.n_chunks;

@@ -1,6 +1,6 @@
 /* snap_format - the fixed part of a snapshot file: header, section table, chunk table. Byte tables: FORMAT.md.
  *
- * The sizes of the five sections decide everything else: offsets, chunks, the file's length. So a header is checked by
+ * The sizes of the six sections decide everything else: offsets, chunks, the file's length. So a header is checked by
  * planning it again from its section sizes and comparing every field; nothing in it can point outside or overlap.
  * Pure functions over bytes. */
 #ifndef ROUSE_SNAPSHOT_SNAP_FORMAT_H
@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "snapshot/snap_digest.h"
 
-#define SNAP_FORMAT_VERSION 1
+#define SNAP_FORMAT_VERSION 2
 
 enum {
     SNAP_PAGE_BYTES = 4096, /* unit of every read: O_DIRECT never meets a ragged end */
@@ -26,7 +26,8 @@ enum {
 enum snap_section_kind { /* in the order they lie in the file */
                          SNAP_MANIFEST,
                          SNAP_PLAN,
-                         SNAP_PROOF,
+                         SNAP_PROOF,   /* empty in a host snapshot */
+                         SNAP_CHOICES, /* empty too, and where the device has nothing to choose */
                          SNAP_TOKENIZER,
                          SNAP_WEIGHTS,
                          SNAP_SECTION_N
@@ -54,7 +55,7 @@ struct snap_chunk {
     uint32_t bytes;  /* stored bytes, a multiple of SNAP_PAGE_BYTES */
 };
 
-/* ERR_INPUT names a section that is empty or larger than a snapshot may hold. */
+/* ERR_INPUT names a section that is larger than a snapshot may hold, or empty and must not be. */
 int snap_layout_plan(const uint64_t bytes[SNAP_SECTION_N], struct snap_layout *out_layout, struct base_error *err);
 struct snap_chunk snap_layout_chunk(const struct snap_layout *layout, uint32_t chunk); /* chunk < n_chunks */
 

@@ -35,13 +35,13 @@ static int entry_path(const struct index_file *ix, const char *folder, const cha
     return n < 0 || n >= PATH_MAX ? base_fail(err, ERR_INPUT, "index %s: the path is too long", ix->dir) : 0;
 }
 
-static int model_key(const struct snap_index_query *q, char out[SNAP_ID_CHARS + 1], struct base_error *err)
+static int model_key(const struct snap_index_query *q, const char *env, char out[SNAP_ID_CHARS + 1], struct base_error *err)
 {
     char selector[SNAP_SELECTOR_MAX], text[SNAP_SELECTOR_MAX + SNAP_ID_CHARS + 2];
     int rc = snap_index_selector(q, selector, err);
     if (rc < 0)
         return rc;
-    int n = snprintf(text, sizeof(text), "%s\n%s", selector, q->env);
+    int n = snprintf(text, sizeof(text), "%s\n%s", selector, env);
     return snap_digest_id(text, (size_t)n, out, err);
 }
 
@@ -121,18 +121,28 @@ static int file_record(struct snap_index *base, const char *id, struct schema_sn
     return rc;
 }
 
+/* out_id stays "" when nothing is known. */
+static int find_id(const struct index_file *ix, const struct snap_index_query *q, const char *env,
+                   struct base_buffer *text, char out_id[SNAP_ID_CHARS + 1], struct base_error *err)
+{
+    char key[SNAP_ID_CHARS + 1];
+    int rc = model_key(q, env, key, err);
+    if (rc == 0)
+        rc = entry_read(ix, "models", key, text, err);
+    if (rc == 0)
+        parse_id(base_buffer_cstr(text), out_id);
+    return rc;
+}
+
 static int file_find(struct snap_index *base, const struct snap_index_query *q, struct snap_index_entry *out_entry,
                      struct base_error *err)
 {
     struct snap_index_entry entry = {.id = ""};
     struct base_buffer text;
-    char key[SNAP_ID_CHARS + 1];
     base_buffer_init(&text, FILE_BYTES_MAX);
-    int rc = model_key(q, key, err);
-    if (rc == 0)
-        rc = entry_read(file_of(base), "models", key, &text, err);
-    if (rc == 0)
-        parse_id(base_buffer_cstr(&text), entry.id);
+    int rc = find_id(file_of(base), q, q->env, &text, entry.id, err);
+    if (rc == 0 && entry.id[0] == '\0' && q->env_host)
+        rc = find_id(file_of(base), q, q->env_host, &text, entry.id, err);
     if (rc == 0 && q->files[0]) {
         rc = entry_read(file_of(base), "files", q->files, &text, err);
         if (rc == 0)
@@ -150,7 +160,7 @@ static int file_find(struct snap_index *base, const struct snap_index_query *q, 
 static int put_id(struct index_file *ix, const struct snap_index_query *q, const char *id, struct base_error *err)
 {
     char key[SNAP_ID_CHARS + 1], text[SNAP_ID_CHARS + 8];
-    int rc = model_key(q, key, err);
+    int rc = model_key(q, q->env, key, err);
     if (rc < 0)
         return rc;
     int n = snprintf(text, sizeof(text), "id %s\n", id);

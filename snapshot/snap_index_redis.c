@@ -32,7 +32,9 @@ static struct index_redis *redis_of(struct snap_index *ix)
     return (struct index_redis *)ix;
 }
 
+/* ARGV: env, env_host or "". */
 static const char find_script[] = "local id = redis.call('HGET', KEYS[1], ARGV[1])\n"
+                                  "if not id and ARGV[2] ~= '' then id = redis.call('HGET', KEYS[1], ARGV[2]) end\n"
                                   "local record = id and redis.call('GET', 'rouse:snapshot:' .. id)\n"
                                   "local files = redis.call('HMGET', KEYS[1], 'digest', 'dtype')\n"
                                   "return {id, record, files[1], files[2]}\n";
@@ -61,11 +63,14 @@ static const char put_script[] =
     "end\n"
     "return 1\n";
 
-/* KEYS: record, what led to it. ARGV: id, env. */
+/* KEYS: record, what led to it. ARGV: id, env, env_host or "". */
 static const char drop_script[] =
     "redis.call('DEL', KEYS[1])\n"
-    "if KEYS[2] ~= '" NO_KEY "' and redis.call('TYPE', KEYS[2]).ok == 'hash' and\n"
-    "   redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[2]) end\n"
+    "if KEYS[2] ~= '" NO_KEY "' and redis.call('TYPE', KEYS[2]).ok == 'hash' then\n"
+    "  for i = 2, 3 do\n"
+    "    if redis.call('HGET', KEYS[2], ARGV[i]) == ARGV[1] then redis.call('HDEL', KEYS[2], ARGV[i]) end\n"
+    "  end\n"
+    "end\n"
     "return 1\n";
 
 static int eval(struct index_redis *ix, const char *script, bool writes, int n_keys, int n_args, const char **args,
@@ -147,11 +152,11 @@ static int redis_find(struct snap_index *base, const struct snap_index_query *q,
     int rc = model_key(q, key, err);
     if (rc < 0)
         return rc;
-    const char *args[] = {key, q->env};
-    size_t lengths[2];
+    const char *args[] = {key, q->env, q->env_host ? q->env_host : ""};
+    size_t lengths[3];
     redisReply *reply = NULL;
-    measure(2, args, lengths);
-    rc = eval(redis_of(base), find_script, false, 1, 2, args, lengths, &reply, err);
+    measure(3, args, lengths);
+    rc = eval(redis_of(base), find_script, false, 1, 3, args, lengths, &reply, err);
     base->away = !snap_redis_is_connected(redis_of(base)->redis);
     if (rc == 0)
         rc = parse_entry(reply, out_entry, err);
@@ -229,11 +234,11 @@ static int redis_drop(struct snap_index *base, const char *id, const struct snap
     if (rc < 0)
         return rc;
     record_key(id, record_at);
-    const char *args[] = {record_at, model_at, id, q ? q->env : ""};
-    size_t lengths[4];
+    const char *args[] = {record_at, model_at, id, q ? q->env : "", q && q->env_host ? q->env_host : ""};
+    size_t lengths[5];
     redisReply *reply = NULL;
-    measure(4, args, lengths);
-    rc = eval(redis_of(base), drop_script, true, 2, 4, args, lengths, &reply, err);
+    measure(5, args, lengths);
+    rc = eval(redis_of(base), drop_script, true, 2, 5, args, lengths, &reply, err);
     freeReplyObject(reply);
     return rc;
 }

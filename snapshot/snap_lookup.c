@@ -42,17 +42,17 @@ static int request_dir(struct snap_request *r, const char *model, struct base_er
     return 0;
 }
 
-int snap_request_init(struct snap_request *out, const struct gpu_info *info, const struct snap_start_options *options,
+int snap_request_init(struct snap_request *out, const struct gpu_device *device, const struct snap_start_options *options,
                       struct base_error *err)
 {
-    struct snap_request r = {.dtype = options->dtype ? options->dtype : "auto"};
+    struct snap_request r = {.device = device, .dtype = options->dtype ? options->dtype : "auto"};
     struct base_error why = {0};
     enum model_dtype dtype;
     if (strcmp(r.dtype, "auto") != 0 && model_dtype_parse(r.dtype, &dtype, &why) < 0)
         return base_fail(err, ERR_USAGE, "--dtype: %s", why.text);
     int rc = request_name(&r, options->model, err);
     if (rc == 0)
-        rc = snap_fingerprint_init(&r.wanted, info, r.dtype, options->snapshot_key, err);
+        rc = snap_fingerprint_init(&r.wanted, gpu_device_info(device), r.dtype, options->snapshot_key, err);
     if (rc == 0)
         rc = request_dir(&r, options->model, err);
     if (rc == 0)
@@ -60,24 +60,36 @@ int snap_request_init(struct snap_request *out, const struct gpu_info *info, con
     return rc;
 }
 
-static int request_query(const struct snap_request *r, char env[SNAP_ID_CHARS + 1], struct snap_index_query *out)
+struct envs {
+    char device[SNAP_ID_CHARS + 1], host[SNAP_ID_CHARS + 1];
+};
+
+static int request_query(const struct snap_request *r, struct envs *envs, struct snap_index_query *out)
 {
-    *out = (struct snap_index_query){.name = r->name, .files = r->files, .env = env};
-    return snap_fingerprint_env(&r->wanted, r->dtype, env, NULL);
+    const struct snap_fingerprint host = snap_fingerprint_host(&r->wanted);
+    *out = (struct snap_index_query){.name = r->name, .files = r->files, .env = envs->device};
+    int rc = snap_fingerprint_env(&r->wanted, r->dtype, envs->device, NULL);
+    if (rc == 0 && gpu_device_uploads(r->device)) {
+        out->env_host = envs->host;
+        rc = snap_fingerprint_env(&host, r->dtype, envs->host, NULL);
+    }
+    return rc;
 }
 
-/* The id that the wanted fingerprint makes, once it is complete. */
-static bool request_id(const struct snap_request *r, char out_id[SNAP_ID_CHARS + 1])
+/* The snapshot of that kind, model and dtype for this device, if it is in the store. "": not known, so not found. */
+static bool store_has_kind(const struct snap_store *store, const struct snap_request *r, const char *model_digest,
+                           const char *dtype, enum snap_kind kind, char out_id[SNAP_ID_CHARS + 1])
 {
-    struct snap_fingerprint f = r->wanted;
-    if (f.value[SNAP_FP_MODEL][0] == '\0')
+    struct snap_fingerprint f = kind == SNAP_KIND_HOST ? snap_fingerprint_host(&r->wanted) : r->wanted;
+    char id[SNAP_ID_CHARS + 1];
+    if (model_digest[0] == '\0' || dtype[0] == '\0' || (kind == SNAP_KIND_HOST && !gpu_device_uploads(r->device)))
         return false;
-    if (strcmp(r->dtype, "auto") == 0) {
-        if (r->file_dtype[0] == '\0')
-            return false;
-        snap_fingerprint_set(&f, SNAP_FP_DTYPE, r->file_dtype);
-    }
-    return snap_fingerprint_id(&f, out_id, NULL) == 0;
+    snap_fingerprint_set(&f, SNAP_FP_MODEL, model_digest);
+    snap_fingerprint_set(&f, SNAP_FP_DTYPE, dtype);
+    if (snap_fingerprint_id(&f, id, NULL) < 0 || !snap_store_has(store, id))
+        return false;
+    memcpy(out_id, id, sizeof(id));
+    return true;
 }
 
 static void request_learn(struct snap_request *r, const struct snap_index_entry *e)
@@ -88,6 +100,14 @@ static void request_learn(struct snap_request *r, const struct snap_index_entry 
     memcpy(r->file_dtype, e->file_dtype, sizeof(r->file_dtype));
 }
 
+/* What the dtype asked for means here; "" while that is not known. */
+static const char *request_dtype(const struct snap_request *r)
+{
+    if (strcmp(r->dtype, "auto") != 0)
+        return r->dtype;
+    return r->file_dtype[0] ? snap_auto_dtype(r->device, r->file_dtype) : "";
+}
+
 /* Whether what one index said leads to a file. Sets *out_told when it named the id itself. */
 static bool entry_leads(struct snap_store *store, struct snap_request *r, const struct snap_index_query *q,
                         const struct snap_index_entry *e, struct snap_found *out, bool *out_told)
@@ -95,6 +115,10 @@ static bool entry_leads(struct snap_store *store, struct snap_request *r, const 
     *out_told = false;
     request_learn(r, e);
     if (e->id[0] && snap_store_has(store, e->id)) {
+        /* A host snapshot answers; but a device one of it may have been made since, which this index has not heard of. */
+        if (e->has_record && strcmp(e->record.arch, SNAP_ARCH_HOST) == 0 &&
+            store_has_kind(store, r, e->record.model_digest, e->record.dtype, SNAP_KIND_DEVICE, out->id))
+            return true;
         *out_told = true;
         memcpy(out->id, e->id, sizeof(out->id));
         return true;
@@ -103,11 +127,9 @@ static bool entry_leads(struct snap_store *store, struct snap_request *r, const 
         snprintf(out->reason, sizeof(out->reason), "%s", e->record.reason[0] ? e->record.reason : "no reason recorded");
     else if (e->id[0])
         snap_store_drop(store, e->id, q);
-    char id[SNAP_ID_CHARS + 1];
-    if (!request_id(r, id) || !snap_store_has(store, id))
-        return false;
-    memcpy(out->id, id, sizeof(id));
-    return true;
+    const char *digest = r->wanted.value[SNAP_FP_MODEL], *dtype = request_dtype(r);
+    return store_has_kind(store, r, digest, dtype, SNAP_KIND_DEVICE, out->id) ||
+           store_has_kind(store, r, digest, dtype, SNAP_KIND_HOST, out->id);
 }
 
 /* ---- the store's own files, when no index knows ---- */
@@ -117,16 +139,17 @@ struct scan {
     const struct snap_request *request;
     struct snap_found *found;
     int64_t created_ms; /* of the newest so far */
-    bool any;
+    bool any, device;   /* and its kind: a device snapshot goes before every host one */
 };
 
 static bool manifest_answers(const struct snap_manifest *m, const struct snap_request *r)
 {
     char diff[8];
-    bool is_auto = strcmp(r->dtype, "auto") == 0;
-    if (snap_fingerprint_diff(&m->fingerprint, &r->wanted, diff, sizeof(diff)) > 0)
+    bool is_auto = strcmp(r->dtype, "auto") == 0, host = m->kind == SNAP_KIND_HOST && gpu_device_uploads(r->device);
+    const struct snap_fingerprint wanted = host ? snap_fingerprint_host(&r->wanted) : r->wanted;
+    if (snap_fingerprint_diff(&m->fingerprint, &wanted, diff, sizeof(diff)) > 0)
         return false;
-    if (is_auto && strcmp(m->fingerprint.value[SNAP_FP_DTYPE], m->file_dtype) != 0)
+    if (is_auto && strcmp(m->fingerprint.value[SNAP_FP_DTYPE], snap_auto_dtype(r->device, m->file_dtype)) != 0)
         return false;
     return r->files[0] ? strcmp(m->files, r->files) == 0 : strcmp(m->name, r->name) == 0;
 }
@@ -140,8 +163,11 @@ static bool scan_visit(void *context, const struct snap_store_item *item)
         snap_file_open(path, &f, NULL) < 0)
         return true;
     const struct snap_manifest *m = &f->manifest;
-    if (strcmp(m->id, item->id) == 0 && manifest_answers(m, s->request) && (!s->any || m->created_ms > s->created_ms)) {
+    bool device = m->kind == SNAP_KIND_DEVICE;
+    bool better = !s->any || device > s->device || (device == s->device && m->created_ms > s->created_ms);
+    if (strcmp(m->id, item->id) == 0 && better && manifest_answers(m, s->request)) {
         s->any = true;
+        s->device = device;
         s->created_ms = m->created_ms;
         memcpy(s->found->id, m->id, sizeof(s->found->id));
     }
@@ -153,9 +179,9 @@ bool snap_look_up(struct snap_store *store, struct snap_request *request, struct
 {
     struct snap_found found = {.untold = 0};
     struct snap_index_query q;
-    char env[SNAP_ID_CHARS + 1];
+    struct envs envs;
     *out_found = found;
-    if (request_query(request, env, &q) < 0)
+    if (request_query(request, &envs, &q) < 0)
         return false;
     for (int i = 0; i < SNAP_STORE_INDEXES; i++) {
         struct snap_index_entry entry = {.id = ""};
@@ -184,7 +210,7 @@ void snap_look_up_tell(struct snap_store *store, const struct snap_request *requ
     char env[SNAP_ID_CHARS + 1], env_auto[SNAP_ID_CHARS + 1] = "";
     if (snap_fingerprint_env(&manifest->fingerprint, dtype, env, NULL) < 0)
         return;
-    if (strcmp(dtype, manifest->file_dtype) == 0 &&
+    if (strcmp(dtype, snap_auto_dtype(request->device, manifest->file_dtype)) == 0 &&
         snap_fingerprint_env(&manifest->fingerprint, "auto", env_auto, NULL) < 0)
         return;
     const struct snap_index_change change = {.record = record,
@@ -200,7 +226,7 @@ void snap_look_up_tell(struct snap_store *store, const struct snap_request *requ
 void snap_look_up_forget(struct snap_store *store, const struct snap_request *request, const char *id)
 {
     struct snap_index_query q;
-    char env[SNAP_ID_CHARS + 1];
-    if (request_query(request, env, &q) == 0)
+    struct envs envs;
+    if (request_query(request, &envs, &q) == 0)
         snap_store_drop(store, id, &q);
 }

@@ -12,17 +12,18 @@
 #include "snapshot/start.h"
 
 struct snap_request {
+    const struct gpu_device *device; /* borrowed */
     char name[129];
     const char *dir;                   /* NULL: no model directory under that path (any more) */
     char no_dir[200];                  /* why, for messages */
     char files[SNAP_SHA256_CHARS + 1]; /* identity of the directory's files; "" without one */
     const char *dtype;                 /* as asked for, "auto" included */
-    struct snap_fingerprint wanted;    /* its model is "" until an index or a digest tells it */
+    struct snap_fingerprint wanted;    /* of a device snapshot; its model is "" until an index or a digest tells it */
     char file_dtype[8];                /* "" until then */
 };
 
 /* ERR_USAGE: a name, dtype or key that cannot be; ERR_INPUT: a model directory whose files are wrong. */
-int snap_request_init(struct snap_request *out, const struct gpu_info *info, const struct snap_start_options *options,
+int snap_request_init(struct snap_request *out, const struct gpu_device *device, const struct snap_start_options *options,
                       struct base_error *err);
 
 struct snap_found {

@@ -16,6 +16,13 @@
 
 enum { FIELD_CHARS_MAX = 32 };
 
+static const char *const kind_names[] = {[SNAP_KIND_DEVICE] = "device", [SNAP_KIND_HOST] = "host"};
+
+const char *snap_kind_name(enum snap_kind kind)
+{
+    return kind_names[kind];
+}
+
 void snap_manifest_stamp(struct snap_manifest *m)
 {
     char host[96] = "";
@@ -24,6 +31,7 @@ void snap_manifest_stamp(struct snap_manifest *m)
     snprintf(m->builder, sizeof(m->builder), "%s:%ld", host, (long)getpid());
     snprintf(m->program, sizeof(m->program), "rouse-%s", ROUSE_VERSION);
     m->created_ms = base_clock_unix_ms();
+    m->kind = snap_fingerprint_is_host(&m->fingerprint) ? SNAP_KIND_HOST : SNAP_KIND_DEVICE;
 }
 
 static void encode_escaped(struct base_buffer *out, const char *field, const char *value)
@@ -38,7 +46,7 @@ static void encode_escaped(struct base_buffer *out, const char *field, const cha
 int snap_manifest_encode(const struct snap_manifest *m, struct base_buffer *out, struct base_error *err)
 {
     snap_fingerprint_text(&m->fingerprint, out);
-    base_buffer_printf(out, "\nid %s\n", m->id);
+    base_buffer_printf(out, "\nid %s\nkind %s\n", m->id, snap_kind_name(m->kind));
     encode_escaped(out, "name", m->name);
     base_buffer_printf(out, "file-dtype %s\n", m->file_dtype);
     base_buffer_printf(out, "files %s\n", m->files);
@@ -134,6 +142,8 @@ static bool decode_field(struct snap_manifest *m, const struct line *line)
     const char *v = line->value;
     if (strcmp(line->field, "id") == 0)
         return snap_is_hex(v, SNAP_ID_CHARS) && copy_plain(v, m->id, sizeof(m->id));
+    if (strcmp(line->field, "kind") == 0)
+        return strcmp(v, snap_kind_name(m->kind)) == 0;
     if (strcmp(line->field, "name") == 0)
         return v[0] && snap_unescape(v, m->name, sizeof(m->name));
     if (strcmp(line->field, "file-dtype") == 0)
@@ -155,6 +165,7 @@ static int decode_rest(struct lines *l, struct snap_manifest *m, struct base_err
     int rc = lines_next(l, &line, err);
     if (rc < 0)
         return rc;
+    m->kind = snap_fingerprint_is_host(&m->fingerprint) ? SNAP_KIND_HOST : SNAP_KIND_DEVICE;
     if (line.field[0] != '\0')
         return lines_bad(l, err, "the empty line behind the fingerprint is missing");
     while (l->at < l->n) {

@@ -11,8 +11,12 @@
 #include "base/error.h"
 #include "snapshot/snap_fingerprint.h"
 
+/* A device snapshot was taken on the device, after its warm-up; a host one without it: proof and choices are left open. */
+enum snap_kind { SNAP_KIND_DEVICE, SNAP_KIND_HOST };
+
 struct snap_manifest {
     struct snap_fingerprint fingerprint;
+    enum snap_kind kind; /* as the fingerprint's arch says */
     char id[SNAP_ID_CHARS + 1];
     char name[129];                    /* of the model when it was built; the index may know it under others too */
     char file_dtype[8];                /* of the model's own files: what "auto" meant */
@@ -22,7 +26,9 @@ struct snap_manifest {
     char program[32];  /* "rouse-0.1.0" */
 };
 
-/* Sets created_ms, builder and program; the caller fills the others. */
+const char *snap_kind_name(enum snap_kind kind); /* "device", "host" */
+
+/* Sets kind (by the fingerprint), created_ms, builder and program; the caller fills the others. */
 void snap_manifest_stamp(struct snap_manifest *m);
 int snap_manifest_encode(const struct snap_manifest *m, struct base_buffer *out, struct base_error *err);
 

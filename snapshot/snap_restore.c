@@ -1,99 +1,21 @@
 #include "snapshot/snap_restore.h"
 
-#include <assert.h>
-#include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "base/clock.h"
-#include "base/pool.h"
-#include "base/progress.h"
+#include "snapshot/snap_fill.h"
 #include "snapshot/snap_plan.h"
 #include "snapshot/snap_proof.h"
 #include "snapshot/start.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
-#endif
-
-enum {
-    /* Chunks in flight. More than cores: direct reads wait for the disk, and a disk wants several requests at once. */
-    READERS = 8
-};
-
-/* Tokenizer and weights, which lie behind the small sections: chunk by chunk to where they stay. */
-struct restore_job {
-    struct snap_file *file;
-    uint8_t *to[SNAP_SECTION_N];
-    uint32_t first_chunk;
-    uint64_t total;
-    struct base_progress bar; /* drawn by the calling thread alone */
-    atomic_uint_fast64_t done;
-    atomic_bool failed;
-    pthread_mutex_t lock; /* guards err */
-    struct base_error err;
-};
-
-static void restore_fail(struct restore_job *job, const struct base_error *why)
-{
-    pthread_mutex_lock(&job->lock);
-    if (!atomic_exchange(&job->failed, true))
-        job->err = *why;
-    pthread_mutex_unlock(&job->lock);
-}
-
-/* First touch by the reading thread: in parallel, in whole chunks, while other threads wait for the disk. Left to the
- * read itself, the kernel would take the faults one page at a time. Older kernels refuse; then that is what happens. */
-static void populate(void *to, size_t n)
-{
-    (void)madvise(to, n, MADV_POPULATE_WRITE);
-}
-
-static void read_task(void *context, uint32_t task, uint32_t thread)
-{
-    struct restore_job *job = context;
-    struct base_error err = {0};
-    if (atomic_load_explicit(&job->failed, memory_order_relaxed))
-        return;
-    uint32_t chunk = job->first_chunk + task;
-    struct snap_chunk c = snap_layout_chunk(&job->file->layout, chunk);
-    uint8_t *to = job->to[c.kind] + c.at;
-    populate(to, c.bytes);
-    if (snap_file_read_chunk(job->file, chunk, to, &err) < 0)
-        restore_fail(job, &err);
-    atomic_fetch_add(&job->done, c.bytes);
-    if (thread == 0)
-        base_progress_set(&job->bar, atomic_load(&job->done));
-}
-
-static int read_all(struct restore_job *job, bool progress, struct base_error *err)
-{
-    struct base_pool *pool = NULL;
-    int rc = base_pool_new(READERS, &pool, err);
-    if (rc < 0)
-        return rc;
-    if (pthread_mutex_init(&job->lock, NULL) != 0) {
-        base_pool_free(pool);
-        return base_fail(err, ERR_NOMEM, "restore: no mutex");
-    }
-    if (progress)
-        base_progress_begin(&job->bar, "restoring snapshot", "B", job->total);
-    base_pool_run(pool, read_task, job, job->file->layout.n_chunks - job->first_chunk);
-    base_progress_end(&job->bar);
-    base_pool_free(pool);
-    pthread_mutex_destroy(&job->lock);
-    return atomic_load(&job->failed) ? base_fail(err, job->err.code, "%s", job->err.text) : 0;
-}
-
-/* The small sections, in new memory, until the model stands. */
+/* What a restore needs until the model stands. */
 struct parts {
     struct snap_plan plan;
-    struct snap_proof proof;
+    struct snap_proof proof; /* n_tokens 0: of a host snapshot */
+    uint8_t *choices;
+    struct snap_fill *fill;
 };
 
 static int read_plan(struct snap_file *f, struct snap_plan *out, struct base_error *err)
@@ -109,6 +31,8 @@ static int read_plan(struct snap_file *f, struct snap_plan *out, struct base_err
 static int read_proof(struct snap_file *f, uint32_t vocab, struct snap_proof *out, struct base_error *err)
 {
     uint8_t *bytes = NULL;
+    if (f->manifest.kind == SNAP_KIND_HOST)
+        return 0;
     int rc = snap_file_read_section(f, SNAP_PROOF, &bytes, err);
     if (rc == 0)
         rc = snap_proof_decode(bytes, f->layout.sections[SNAP_PROOF].bytes, vocab, out, err);
@@ -121,12 +45,17 @@ static int check_fits(const struct snap_file *f, const struct snap_restore *rest
 {
     char diff[320];
     const struct snap_fingerprint *have = &f->manifest.fingerprint;
+    struct snap_fingerprint wanted = *restore->wanted;
+    bool host = f->manifest.kind == SNAP_KIND_HOST && gpu_device_uploads(restore->device);
+    if (host)
+        wanted = snap_fingerprint_host(&wanted);
     if (restore->id && strcmp(restore->id, f->manifest.id) != 0)
         return base_fail(err, ERR_CORRUPT, "by its manifest it is another snapshot, %s", f->manifest.id);
-    if (snap_fingerprint_diff(have, restore->wanted, diff, sizeof(diff)) > 0)
+    if (snap_fingerprint_diff(have, &wanted, diff, sizeof(diff)) > 0)
         return base_fail(err, ERR_INPUT, "it does not fit: %s", diff);
     const char *dtype = have->value[SNAP_FP_DTYPE];
-    if (strcmp(restore->wanted->value[SNAP_FP_DTYPE], "auto") == 0 && strcmp(dtype, f->manifest.file_dtype) != 0)
+    if (strcmp(wanted.value[SNAP_FP_DTYPE], "auto") == 0 &&
+        strcmp(dtype, snap_auto_dtype(restore->device, f->manifest.file_dtype)) != 0)
         return base_fail(err, ERR_INPUT, "it does not fit: dtype is %s, the model's files are %s", dtype,
                          f->manifest.file_dtype);
     return 0;
@@ -162,41 +91,12 @@ static int make_model(const struct snap_restore *r, const struct snap_plan *plan
     rc = gpu_model_new(r->device, &plan->config, plan->dtype, &limits, &model, err);
     if (rc == 0)
         rc = snap_plan_check(plan, gpu_model_plan(model), err);
-    if (rc == 0 && !gpu_model_host(model))
-        rc = base_fail(err, ERR_SERVICE, "this device's memory cannot be written from here");
     if (rc < 0) {
         gpu_model_free(model);
         return rc;
     }
     *out_model = model;
     return 0;
-}
-
-static void note_rate(struct base_trace *trace, uint64_t bytes, uint64_t began_ns)
-{
-    char text[32];
-    snprintf(text, sizeof(text), "%" PRIu64, bytes);
-    base_trace_note(trace, "bytes", text);
-    uint64_t ns = base_clock_mono_ns() - began_ns;
-    snprintf(text, sizeof(text), "%.2f", ns ? (double)bytes / (double)ns : 0.0);
-    base_trace_note(trace, "GB/s", text);
-}
-
-static int fill(const struct snap_restore *r, struct snap_file *f, struct snap_restored *out, struct base_error *err)
-{
-    struct restore_job job = {.file = f, .first_chunk = f->layout.sections[SNAP_TOKENIZER].first_chunk};
-    const struct snap_section *tokenizer = &f->layout.sections[SNAP_TOKENIZER];
-    uint64_t began_ns = base_clock_mono_ns();
-    out->tokenizer_blob = aligned_alloc(SNAP_PAGE_BYTES, tokenizer->stored_bytes);
-    job.to[SNAP_TOKENIZER] = out->tokenizer_blob;
-    job.to[SNAP_WEIGHTS] = gpu_model_host(out->gpu);
-    for (int i = SNAP_TOKENIZER; i < SNAP_SECTION_N; i++)
-        job.total += f->layout.sections[i].stored_bytes;
-    int rc =
-        out->tokenizer_blob ? read_all(&job, r->progress, err) : base_fail(err, ERR_NOMEM, "tokenizer: out of memory");
-    if (rc == 0)
-        note_rate(r->trace, job.total, began_ns);
-    return rc;
 }
 
 static int open_tokenizer(const struct snap_file *f, struct snap_restored *out, struct base_error *err)
@@ -208,10 +108,10 @@ static int open_tokenizer(const struct snap_file *f, struct snap_restored *out, 
     return 0;
 }
 
-static int restore_phases(const struct snap_restore *r, struct snap_file *f, struct parts *parts,
-                          struct snap_restored *out, struct base_error *err)
+/* The small sections, and the readers on their way with the large ones. Nothing of it needs a device that is ready. */
+static int begin_reading(const struct snap_restore *r, struct snap_file *f, struct parts *parts,
+                         struct snap_restored *out, struct base_error *err)
 {
-    base_trace_begin(r->trace, BASE_TRACE_RESTORE);
     int rc = check_fits(f, r, err);
     if (rc == 0)
         rc = read_plan(f, &parts->plan, err);
@@ -219,11 +119,84 @@ static int restore_phases(const struct snap_restore *r, struct snap_file *f, str
         rc = check_plan(f, &parts->plan, err);
     if (rc == 0)
         rc = read_proof(f, parts->plan.config.vocab, &parts->proof, err);
+    if (rc < 0)
+        return rc;
+    out->tokenizer_blob = aligned_alloc(SNAP_PAGE_BYTES, f->layout.sections[SNAP_TOKENIZER].stored_bytes);
+    if (!out->tokenizer_blob)
+        return base_fail(err, ERR_NOMEM, "tokenizer: out of memory");
+    const struct snap_fill_options options = {
+        .device = r->device, .file = f, .tokenizer = out->tokenizer_blob, .trace = r->trace, .progress = r->progress};
+    rc = snap_fill_begin(&options, &parts->fill, err);
+    return rc < 0 ? rc : snap_file_read_section(f, SNAP_CHOICES, &parts->choices, err);
+}
+
+/* The device's part that needs no weights: its memory, its code. Readers fill the ring meanwhile, then the arena. */
+static int prepare_model(const struct snap_restore *r, const struct snap_file *f, struct parts *parts,
+                         struct snap_restored *out, struct base_error *err)
+{
+    size_t n_choices = f->layout.sections[SNAP_CHOICES].bytes;
+    int rc = make_model(r, &parts->plan, &out->gpu, err);
+    if (rc < 0)
+        return rc;
+    snap_fill_model(parts->fill, out->gpu);
+    if (n_choices == 0)
+        return 0;
+    base_trace_begin(r->trace, BASE_TRACE_CHOICES);
+    rc = gpu_model_choices_import(out->gpu, parts->choices, n_choices, err);
+    base_trace_end(r->trace, BASE_TRACE_CHOICES);
+    return rc;
+}
+
+/* The proof, by layers as they arrive: where the device computes beside the readers. On a cpu it would take the cores from
+ * them, so there it comes after.. */
+static int check_proof(struct gpu_device *device, struct gpu_model *model, const struct snap_proof *proof,
+                       struct snap_fill **fill, struct base_error *err)
+{
+    int rc = 0;
+    if (gpu_device_uploads(device)) {
+        gpu_model_gate(model, snap_fill_gate, *fill);
+    } else {
+        rc = snap_fill_end(*fill, false, err);
+        *fill = NULL;
+    }
     if (rc == 0)
-        rc = make_model(r, &parts->plan, &out->gpu, err);
+        rc = snap_proof_check(model, proof, err);
+    gpu_model_gate(model, NULL, NULL);
+    return rc;
+}
+
+/* Of the two that may fail at once, reading is the cause and the forward pass, which waited for it, the effect. */
+static int end_reading(struct snap_fill **fill, int rc, struct base_error *err)
+{
+    struct base_error why = {0};
+    int filled = snap_fill_end(*fill, rc < 0, &why);
+    *fill = NULL;
+    if (filled == 0 || (rc < 0 && filled == ERR_STOPPED))
+        return rc;
+    return base_fail(err, why.code, "%s", why.text);
+}
+
+/* What a host snapshot left open. */
+static int finish_host(const struct snap_restore *r, struct parts *parts, struct snap_restored *out, struct base_error *err)
+{
+    int rc = end_reading(&parts->fill, 0, err);
+    if (rc < 0)
+        return rc;
+    base_trace_begin(r->trace, BASE_TRACE_CHOICES);
+    rc = gpu_model_warm_up(out->gpu, err);
+    base_trace_end(r->trace, BASE_TRACE_CHOICES);
+    return rc;
+}
+
+static int restore_phases(const struct snap_restore *r, struct snap_file *f, struct parts *parts,
+                          struct snap_restored *out, struct base_error *err)
+{
+    base_trace_begin(r->trace, BASE_TRACE_RESTORE); /* ended by the reader of the last chunk */
+    int rc = begin_reading(r, f, parts, out, err);
     if (rc == 0)
-        rc = fill(r, f, out, err);
-    base_trace_end(r->trace, BASE_TRACE_RESTORE);
+        rc = prepare_model(r, f, parts, out, err);
+    if (rc == 0)
+        rc = snap_fill_wait_tokenizer(parts->fill, err);
     if (rc < 0)
         return rc;
 
@@ -233,8 +206,10 @@ static int restore_phases(const struct snap_restore *r, struct snap_file *f, str
     if (rc < 0)
         return rc;
 
+    if (f->manifest.kind == SNAP_KIND_HOST)
+        return finish_host(r, parts, out, err);
     base_trace_begin(r->trace, BASE_TRACE_VERIFY);
-    rc = snap_proof_check(out->gpu, &parts->proof, err);
+    rc = check_proof(r->device, out->gpu, &parts->proof, &parts->fill, err);
     base_trace_end(r->trace, BASE_TRACE_VERIFY);
     return rc;
 }
@@ -253,6 +228,8 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
     snprintf(name, sizeof(name), "%s.snap", f->manifest.id);
     snap_file_record(f, name, &done.record);
     rc = restore_phases(restore, f, &parts, &done, err);
+    rc = end_reading(&parts.fill, rc, err);
+    free(parts.choices);
     snap_file_close(f);
     snap_plan_done(&parts.plan);
     if (rc < 0) {

@@ -1,7 +1,7 @@
 /* snap_restore - a snapshot file becomes a model that can answer.
  *
- *   header, tables, manifest -> does it fit? -> plan, computed anew and compared -> arena -> tokenizer and weights read in
- *   parallel, each chunk checked by the thread that read it -> proof
+ *   header, tables, manifest -> does it fit? -> tokenizer and weights read in parallel, each chunk checked by the thread
+ *   that read it (snap_fill); meanwhile plan, computed anew and compared -> arena -> choices -> proof
  *
  * It either succeeds whole or leaves nothing behind: no memory, no file. What the codes mean for the caller:
  * ERR_CORRUPT    the file is at fault: set it aside

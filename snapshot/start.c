@@ -158,7 +158,7 @@ static int start_from_directory(struct start *s, struct base_error *err)
     struct base_trace *trace = s->options->trace;
     char id[SNAP_ID_CHARS + 1] = "";
     base_trace_begin(trace, BASE_TRACE_COLD_LOAD);
-    int rc = snap_cold_open(&s->cold, s->request.dir, s->request.dtype, err);
+    int rc = snap_cold_open(&s->cold, s->device, s->request.dir, s->request.dtype, err);
     if (rc < 0)
         return rc;
     start_lease(s);
@@ -219,7 +219,7 @@ static int start_no_way(const struct start *s, struct base_error *err)
 
 static int start_run(struct start *s, struct base_error *err)
 {
-    int rc = snap_request_init(&s->request, gpu_device_info(s->device), s->options, err);
+    int rc = snap_request_init(&s->request, s->device, s->options, err);
     if (rc == 0)
         rc = start_open_store(s, err);
     if (rc < 0)

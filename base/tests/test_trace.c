@@ -106,8 +106,9 @@ static void test_names(void **state)
 {
     (void)state;
     static const char *const want[BASE_TRACE_N] = {
-        "exec",      "config", "index",      "device_open",  "restore",     "verify",       "cold_load",
-        "tokenizer", "build",  "group_join", "first_record", "first_token", "first_commit", "ready"};
+        "exec",      "config",    "index", "device_open", "restore",      "choices",     "verify",
+        "cold_load", "tokenizer", "build", "group_join",  "first_record", "first_token", "first_commit",
+        "ready"};
     for (int p = 0; p < BASE_TRACE_N; p++) {
         assert_string_equal(base_trace_phase_name((enum base_trace_phase)p), want[p]);
         assert_true(base_trace_phase_is_mark((enum base_trace_phase)p) == (p >= BASE_TRACE_FIRST_RECORD));

@@ -13,6 +13,7 @@
 static const uint64_t sizes[SNAP_SECTION_N] = {[SNAP_MANIFEST] = 500,
                                                [SNAP_PLAN] = 9000,
                                                [SNAP_PROOF] = 104,
+                                               [SNAP_CHOICES] = 70000,
                                                [SNAP_TOKENIZER] = 5u << 20,
                                                [SNAP_WEIGHTS] = 40u << 20};
 
@@ -91,7 +92,12 @@ static void test_layout(void **state)
         uint64_t bad[SNAP_SECTION_N];
         memcpy(bad, sizes, sizeof(bad));
         bad[i] = 0;
-        assert_int_equal(snap_layout_plan(bad, &l, NULL), ERR_INPUT);
+        bool may_be_empty = i == SNAP_PROOF || i == SNAP_CHOICES;
+        assert_int_equal(snap_layout_plan(bad, &l, NULL), may_be_empty ? 0 : ERR_INPUT);
+        if (may_be_empty) { /* it takes no chunk, and the next section's are still its own */
+            assert_int_equal(l.sections[i].n_chunks, 0);
+            assert_int_equal(snap_layout_chunk(&l, l.sections[i].first_chunk).kind, i + 1);
+        }
         bad[i] = UINT64_MAX;
         assert_int_equal(snap_layout_plan(bad, &l, NULL), ERR_INPUT);
     }
@@ -163,7 +169,7 @@ static void test_header_cases(void **state)
     } cases[] = {
         {"another format version", 8, 4, SNAP_FORMAT_VERSION + 1},
         {"no sections", 12, 4, 0},
-        {"more sections than there are", 12, 4, 6},
+        {"more sections than there are", 12, 4, 7},
         {"shorter file", 16, 8, 4096},
         {"front beyond the file", 24, 8, UINT64_C(1) << 40},
         {"chunk size 0", 32, 4, 0},
@@ -172,14 +178,14 @@ static void test_header_cases(void **state)
         {"kinds swapped", 80, 4, 1},
         {"chunks of the manifest", 84, 4, 2},
         {"plan over the manifest", 80 + 32 + 8, 8, 2u << 20},
-        {"weights over the tokenizer", 80 + 4 * 32 + 8, 8, 8u << 20},
-        {"weights not at a section's place", 80 + 4 * 32 + 8, 8, (16u << 20) + 4096},
-        {"weights behind the end", 80 + 4 * 32 + 8, 8, UINT64_MAX - 100},
-        {"weights of 2^63 bytes", 80 + 4 * 32 + 16, 8, UINT64_C(1) << 63},
-        {"empty weights", 80 + 4 * 32 + 16, 8, 0},
+        {"weights over the tokenizer", 80 + 5 * 32 + 8, 8, 10u << 20},
+        {"weights not at a section's place", 80 + 5 * 32 + 8, 8, (18u << 20) + 4096},
+        {"weights behind the end", 80 + 5 * 32 + 8, 8, UINT64_MAX - 100},
+        {"weights of 2^63 bytes", 80 + 5 * 32 + 16, 8, UINT64_C(1) << 63},
+        {"empty weights", 80 + 5 * 32 + 16, 8, 0},
         {"manifest too long", 80 + 16, 8, 1 << 20},
-        {"first chunk of the weights", 80 + 4 * 32 + 24, 4, 0},
-        {"reserved of the weights", 80 + 4 * 32 + 28, 4, 7},
+        {"first chunk of the weights", 80 + 5 * 32 + 24, 4, 0},
+        {"reserved of the weights", 80 + 5 * 32 + 28, 4, 7},
     };
     struct front f;
     struct snap_layout l;
@@ -222,7 +228,7 @@ static void test_fingerprint(void **state)
     base_buffer_init(&text, 10000);
     snap_fingerprint_text(&f, &text);
     assert_string_equal(base_buffer_cstr(&text),
-                        "format 1\nlayout 1\n"
+                        "format 2\nlayout 1\n"
                         "model aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"
                         "dtype f16\ndevice cpu\narch x86-64-avx2\ndriver \nkey blue%20%E2%82%AC%2050%25\n");
     base_buffer_done(&text);
@@ -314,7 +320,7 @@ static void test_manifest(void **state)
         text.data[i] = was;
     }
     static const char *const more[] = {"\n",         "x",       "created -5\n", "created 99999999999999999999\n",
-                                       "id 00\n",    "name \n", "name %\n",     "files zz\n",
+                                       "id 00\n",    "kind host\n", "kind x\n",  "name \n", "name %\n",     "files zz\n",
                                        "no-space\n", "\t tab\n"};
     for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
         size_t n = text.n;

@@ -328,6 +328,8 @@ static void test_one_bit_in_every_section(void **state)
     expect_quarantine(f, &cold, "chunk table", "digest");
     for (int i = 0; i < SNAP_SECTION_N; i++) {
         const struct snap_section *s = &l.sections[i];
+        if (s->bytes == 0)
+            continue; /* choices: a cpu has none */
         const uint64_t at[] = {0, s->bytes / 2, s->bytes - 1, s->stored_bytes - 1};
         snprintf(said, sizeof(said), "section %s: the chunk at", snap_section_name((enum snap_section_kind)i));
         for (int k = 0; k < 4; k++) {

@@ -1,0 +1,372 @@
+#include "snapshot/snap_fill.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/progress.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+enum {
+    /* Chunks in flight. More than cores: direct reads wait for the disk, and a disk wants several requests at once. */
+    READERS = 8,
+    /* POSIX_FADV_WILLNEED reads no further than the device's largest request or its read-ahead, whatever it is asked for. */
+    ANNOUNCE_BYTES = 128 << 10,
+    DRAW_MS = 100
+};
+
+struct held {
+    uint32_t slot, chunk;
+};
+
+struct snap_fill {
+    struct snap_fill_options o;
+    uint32_t first_chunk, n_chunks; /* of those that are filled in */
+    struct gpu_upload *upload;      /* NULL: the arena is addressable */
+    pthread_t threads[READERS];
+    uint32_t n_threads;
+    uint64_t began_ns, total;
+    struct base_progress bar; /* the driving thread's */
+
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t changed;
+    uint32_t next;      /* chunk to read */
+    uint32_t announced; /* chunk to announce, when it is ahead of next */
+    struct gpu_model *model;
+    uint32_t n_taken;                  /* slots taken while there was no model to put them to */
+    struct held held[SNAP_RING_SLOTS]; /* read, and waiting for the model */
+    uint32_t n_held;
+    bool *in_place;    /* [n_chunks] */
+    uint32_t n_prefix; /* chunks in place without a gap before them */
+    uint64_t done;     /* bytes */
+    bool stopped;      /* readers end; err says why */
+    struct base_error err;
+};
+
+static void fill_stop(struct snap_fill *f, const struct base_error *why)
+{
+    pthread_mutex_lock(&f->lock);
+    if (!f->stopped)
+        f->err = *why;
+    f->stopped = true;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+}
+
+static struct snap_chunk chunk_of(const struct snap_fill *f, uint32_t chunk)
+{
+    return snap_layout_chunk(&f->o.file->layout, f->first_chunk + chunk);
+}
+
+/* ---- in place ---- */
+
+static void note_rate(const struct snap_fill *f)
+{
+    char text[32];
+    uint64_t ns = base_clock_mono_ns() - f->began_ns;
+    base_trace_end(f->o.trace, BASE_TRACE_RESTORE);
+    snprintf(text, sizeof(text), "%" PRIu64, f->total);
+    base_trace_note(f->o.trace, "bytes", text);
+    snprintf(text, sizeof(text), "%.2f", ns ? (double)f->total / (double)ns : 0.0);
+    base_trace_note(f->o.trace, "GB/s", text);
+}
+
+static void mark_in_place(struct snap_fill *f, uint32_t chunk)
+{
+    uint32_t bytes = chunk_of(f, chunk).bytes;
+    pthread_mutex_lock(&f->lock);
+    assert(!f->in_place[chunk]);
+    f->in_place[chunk] = true;
+    f->done += bytes;
+    while (f->n_prefix < f->n_chunks && f->in_place[f->n_prefix])
+        f->n_prefix++;
+    if (f->n_prefix == f->n_chunks)
+        note_rate(f);
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* Until the first n chunks are in place. */
+static int wait_chunks(struct snap_fill *f, uint32_t n, struct base_error *err)
+{
+    pthread_mutex_lock(&f->lock);
+    while (f->n_prefix < n && !f->stopped) {
+        if (!f->bar.on) {
+            pthread_cond_wait(&f->changed, &f->lock);
+            continue;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += DRAW_MS * 1000000;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        pthread_cond_timedwait(&f->changed, &f->lock, &until);
+        base_progress_set(&f->bar, f->done);
+    }
+    int rc = f->n_prefix < n ? base_fail(err, f->err.code, "%s", f->err.text) : 0;
+    pthread_mutex_unlock(&f->lock);
+    return rc;
+}
+
+/* ---- reading ---- */
+
+static struct gpu_model *await_model(struct snap_fill *f)
+{
+    pthread_mutex_lock(&f->lock);
+    while (!f->model && !f->stopped)
+        pthread_cond_wait(&f->changed, &f->lock);
+    struct gpu_model *model = f->stopped ? NULL : f->model;
+    pthread_mutex_unlock(&f->lock);
+    return model;
+}
+
+/* First touch by the reading thread: in parallel, in whole chunks, while other threads wait for the disk. Left to the
+ * read itself, the kernel would take the faults one page at a time. Older kernels refuse; then that is what happens. */
+static void populate(void *to, size_t n)
+{
+    (void)madvise(to, n, MADV_POPULATE_WRITE);
+}
+
+static int read_to(struct snap_fill *f, uint32_t chunk, uint8_t *to, struct base_error *err)
+{
+    populate(to, chunk_of(f, chunk).bytes);
+    int rc = snap_file_read_chunk(f->o.file, f->first_chunk + chunk, to, err);
+    if (rc == 0)
+        mark_in_place(f, chunk);
+    return rc;
+}
+
+static void announce(const struct snap_fill *f, uint32_t chunk)
+{
+    struct snap_chunk c = chunk_of(f, chunk);
+    for (uint32_t at = 0; at < c.bytes; at += ANNOUNCE_BYTES)
+        (void)posix_fadvise(f->o.file->fd, (off_t)(c.offset + at), ANNOUNCE_BYTES, POSIX_FADV_WILLNEED);
+}
+
+/* Whether a slot may be taken: one that will come free. Without a model nothing comes free once all are taken; that time goes
+ * into announcing. False: stopped. */
+static bool await_room(struct snap_fill *f)
+{
+    pthread_mutex_lock(&f->lock);
+    while (!f->stopped && !f->model && f->n_taken == SNAP_RING_SLOTS) {
+        if (f->announced < f->next)
+            f->announced = f->next;
+        if (f->announced == f->n_chunks) {
+            pthread_cond_wait(&f->changed, &f->lock);
+            continue;
+        }
+        uint32_t chunk = f->announced++;
+        pthread_mutex_unlock(&f->lock);
+        announce(f, chunk);
+        pthread_mutex_lock(&f->lock);
+    }
+    if (!f->model)
+        f->n_taken++;
+    bool go_on = !f->stopped;
+    pthread_mutex_unlock(&f->lock);
+    return go_on;
+}
+
+static int put(struct snap_fill *f, uint32_t slot, uint32_t chunk, struct base_error *err)
+{
+    struct snap_chunk c = chunk_of(f, chunk);
+    int rc = gpu_upload_put(f->upload, slot, f->model, c.at, c.bytes, err);
+    if (rc == 0)
+        mark_in_place(f, chunk);
+    return rc;
+}
+
+/* True: it waits in the ring for the model. */
+static bool hold(struct snap_fill *f, uint32_t slot, uint32_t chunk)
+{
+    pthread_mutex_lock(&f->lock);
+    bool early = !f->model;
+    if (early)
+        f->held[f->n_held++] = (struct held){slot, chunk};
+    pthread_mutex_unlock(&f->lock);
+    return early;
+}
+
+static int read_through_ring(struct snap_fill *f, uint32_t chunk, struct base_error *err)
+{
+    uint32_t slot = 0;
+    uint8_t *buffer = NULL;
+    if (!await_room(f))
+        return ERR_STOPPED;
+    int rc = gpu_upload_take(f->upload, &slot, &buffer, err);
+    if (rc < 0)
+        return rc;
+    rc = snap_file_read_chunk(f->o.file, f->first_chunk + chunk, buffer, err);
+    if (rc < 0) {
+        (void)gpu_upload_put(f->upload, slot, f->model, 0, 0, NULL); /* given back; what failed is already known */
+        return rc;
+    }
+    return hold(f, slot, chunk) ? 0 : put(f, slot, chunk, err);
+}
+
+static int read_chunk(struct snap_fill *f, uint32_t chunk, struct base_error *err)
+{
+    struct snap_chunk c = chunk_of(f, chunk);
+    if (c.kind == SNAP_TOKENIZER)
+        return read_to(f, chunk, f->o.tokenizer + c.at, err);
+    if (f->upload)
+        return read_through_ring(f, chunk, err);
+    struct gpu_model *model = await_model(f);
+    return model ? read_to(f, chunk, gpu_model_host(model) + c.at, err) : ERR_STOPPED;
+}
+
+/* In the order of the file, which is the order of execution. */
+static bool next_chunk(struct snap_fill *f, uint32_t *out_chunk)
+{
+    pthread_mutex_lock(&f->lock);
+    bool any = !f->stopped && f->next < f->n_chunks;
+    if (any)
+        *out_chunk = f->next++;
+    pthread_mutex_unlock(&f->lock);
+    return any;
+}
+
+static void *reader_main(void *fill)
+{
+    struct snap_fill *f = fill;
+    struct base_error err = {0};
+    uint32_t chunk;
+    while (next_chunk(f, &chunk)) {
+        if (read_chunk(f, chunk, &err) < 0) {
+            fill_stop(f, &err);
+            break;
+        }
+    }
+    return NULL;
+}
+
+/* ---- driving it ---- */
+
+static void fill_free(struct snap_fill *f)
+{
+    gpu_upload_close(f->upload);
+    pthread_mutex_destroy(&f->lock);
+    pthread_cond_destroy(&f->changed);
+    free(f->in_place);
+    free(f);
+}
+
+static void start_bar(struct snap_fill *f)
+{
+    for (uint32_t i = 0; i < f->n_chunks; i++)
+        f->total += chunk_of(f, i).bytes;
+    if (f->o.progress)
+        base_progress_begin(&f->bar, "restoring snapshot", "B", f->total);
+}
+
+static int start_threads(struct snap_fill *f, struct base_error *err)
+{
+    while (f->n_threads < READERS && f->n_threads < f->n_chunks) {
+        if (pthread_create(&f->threads[f->n_threads], NULL, reader_main, f) != 0)
+            return base_fail(err, ERR_NOMEM, "restore: no thread");
+        pthread_setname_np(f->threads[f->n_threads++], "rouse-restore");
+    }
+    return 0;
+}
+
+int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **out_fill, struct base_error *err)
+{
+    const struct snap_layout *l = &options->file->layout;
+    struct snap_fill *f = calloc(1, sizeof(*f));
+    if (!f)
+        return base_fail(err, ERR_NOMEM, "restore: out of memory");
+    f->o = *options;
+    f->first_chunk = l->sections[options->tokenizer ? SNAP_TOKENIZER : SNAP_WEIGHTS].first_chunk;
+    f->n_chunks = l->n_chunks - f->first_chunk;
+    f->began_ns = base_clock_mono_ns();
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_cond_init(&f->changed, NULL);
+    f->in_place = calloc(f->n_chunks, sizeof(*f->in_place));
+    int rc = f->in_place ? 0 : base_fail(err, ERR_NOMEM, "restore: out of memory for %u chunks", f->n_chunks);
+    if (rc == 0 && gpu_device_uploads(options->device))
+        rc = gpu_upload_open(options->device, SNAP_RING_SLOTS, SNAP_CHUNK_BYTES, &f->upload, err);
+    if (rc < 0) {
+        fill_free(f);
+        return rc;
+    }
+    start_bar(f);
+    rc = start_threads(f, err);
+    if (rc < 0) {
+        snap_fill_end(f, true, NULL);
+        return rc;
+    }
+    *out_fill = f;
+    return 0;
+}
+
+/* What was read before there was a model goes first: it is the beginning of the file. */
+void snap_fill_model(struct snap_fill *f, struct gpu_model *model)
+{
+    struct held held[SNAP_RING_SLOTS];
+    struct base_error err = {0};
+    pthread_mutex_lock(&f->lock);
+    f->model = model;
+    uint32_t n = f->n_held;
+    memcpy(held, f->held, n * sizeof(*held));
+    f->n_held = 0;
+    pthread_cond_broadcast(&f->changed);
+    pthread_mutex_unlock(&f->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        if (err.code == 0 && put(f, held[i].slot, held[i].chunk, &err) < 0)
+            fill_stop(f, &err);
+        else if (err.code)
+            (void)gpu_upload_put(f->upload, held[i].slot, model, 0, 0, NULL);
+    }
+}
+
+int snap_fill_wait_tokenizer(struct snap_fill *f, struct base_error *err)
+{
+    return wait_chunks(f, f->o.file->layout.sections[SNAP_WEIGHTS].first_chunk - f->first_chunk, err);
+}
+
+int snap_fill_gate(void *fill, uint64_t end, struct base_error *err)
+{
+    struct snap_fill *f = fill;
+    uint32_t before = f->o.file->layout.sections[SNAP_WEIGHTS].first_chunk - f->first_chunk;
+    uint64_t n = before + (end + SNAP_CHUNK_BYTES - 1) / SNAP_CHUNK_BYTES;
+    assert(n <= f->n_chunks);
+    return wait_chunks(f, (uint32_t)n, err);
+}
+
+static int upload_end(struct snap_fill *f, int rc, struct base_error *err)
+{
+    if (!f->upload)
+        return rc;
+    for (uint32_t i = 0; i < f->n_held; i++)
+        (void)gpu_upload_put(f->upload, f->held[i].slot, f->model, 0, 0, NULL);
+    f->n_held = 0;
+    struct base_error why = {0};
+    int synced = gpu_upload_sync(f->upload, &why);
+    return rc == 0 && synced < 0 ? base_fail(err, why.code, "%s", why.text) : rc;
+}
+
+int snap_fill_end(struct snap_fill *f, bool give_up, struct base_error *err)
+{
+    const struct base_error given_up = {.code = ERR_STOPPED, .text = "restore: given up"};
+    if (!f)
+        return 0;
+    if (give_up)
+        fill_stop(f, &given_up);
+    int rc = wait_chunks(f, f->n_chunks, err);
+    for (uint32_t i = 0; i < f->n_threads; i++)
+        pthread_join(f->threads[i], NULL);
+    base_progress_end(&f->bar);
+    rc = upload_end(f, rc, err);
+    fill_free(f);
+    return rc;
+}
