@@ -215,7 +215,7 @@ struct cuda_sample_args {
 };
 
 /* The ranked tokens, and the sort's other half that becomes the sums of their weights. */
-static inline uint64_t cuda_sample_scratch_bytes(uint32_t vocab)
+CUDA_BOTH uint64_t cuda_sample_scratch_bytes(uint32_t vocab)
 {
     return (uint64_t)16 * vocab;
 }

@@ -1,0 +1,38 @@
+/* kernels - every kernel's entry, in the order of kernel_args.h; what they do is in the files below, why in kernels.md. One
+ * translation unit, so that one image per architecture holds all. */
+#include "embed.cuh"
+#include "gelu.cuh"
+#include "hash.cuh"
+#include "matmul.cuh"
+#include "norm.cuh"
+#include "sample.cuh"
+
+/* blocks: how many of them an SM shall hold at least, which bounds the registers. */
+#define KERNEL(name, args, threads, blocks, body)                                                                      \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ struct args a)          \
+    {                                                                                                                  \
+        body(a);                                                                                                       \
+    }
+
+KERNEL(embed_f16, cuda_embed_args, CUDA_ROW_THREADS, 1, embed_kernel<f16>)
+KERNEL(embed_bf16, cuda_embed_args, CUDA_ROW_THREADS, 1, embed_kernel<bf16>)
+
+KERNEL(norm_f16, cuda_norm_args, CUDA_ROW_THREADS, 4, norm_kernel<f16>)
+KERNEL(norm_bf16, cuda_norm_args, CUDA_ROW_THREADS, 4, norm_kernel<bf16>)
+
+KERNEL(gelu_f16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<f16>)
+KERNEL(gelu_bf16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<bf16>)
+
+#define MATMUL(t, blocks, blocks_q8)                                                                                   \
+    KERNEL(matmul_f16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks, (matmul_kernel<matmul_halves<f16>, t>))          \
+    KERNEL(matmul_bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks, (matmul_kernel<matmul_halves<bf16>, t>))        \
+    KERNEL(matmul_q8_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<f16>, t>))          \
+    KERNEL(matmul_q8bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<bf16>, t>))
+MATMUL(8, 3, 3)
+MATMUL(16, 3, 2)
+MATMUL(32, 1, 1)
+MATMUL(64, 1, 1)
+
+KERNEL(sample, cuda_sample_args, CUDA_SAMPLE_THREADS, 1, sample_kernel)
+
+KERNEL(hash, cuda_hash_args, CUDA_WARP, 1, hash_kernel)
