@@ -154,7 +154,8 @@ static void text_manifest(const struct shown *s, struct base_buffer *out)
     if (gmtime_r(&seconds, &tm))
         strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%SZ", &tm);
     base_buffer_printf(out, "snapshot %s (%s)\n", m->id, schema_snapshot_state_name(s->record.state));
-    base_buffer_printf(out, "  name      %s\n  kind      %s\n  path      %s\n", m->name, snap_kind_name(m->kind), s->file->path);
+    base_buffer_printf(out, "  name      %s\n  kind      %s\n  path      %s\n", m->name, snap_kind_name(m->kind),
+                       s->file->path);
     base_buffer_printf(out, "  size      %.1f MB (%" PRIu64 " bytes)\n", (double)s->file->layout.file_bytes / 1e6,
                        s->file->layout.file_bytes);
     base_buffer_printf(out, "  created   %s by %s, %s\n", when, m->builder, m->program);

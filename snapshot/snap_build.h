@@ -17,8 +17,9 @@
 struct snap_build {
     struct snap_store *store;
     struct snap_lease *lease;
-    struct gpu_model *model; /* LOADED and warmed up; its KV is overwritten by the proof. Or a planner's, for a host snapshot */
-    const void *tokenizer;   /* the compiled blob */
+    struct gpu_model
+        *model; /* LOADED and warmed up; its KV is overwritten by the proof. Or a planner's, for a host snapshot */
+    const void *tokenizer; /* the compiled blob */
     size_t tokenizer_bytes;
     struct snap_manifest manifest; /* fingerprint, name, file_dtype and files are set; the rest is filled in here */
     bool progress;

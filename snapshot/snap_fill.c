@@ -158,7 +158,7 @@ static void announce(const struct snap_fill *f, uint32_t chunk)
 static bool await_room(struct snap_fill *f)
 {
     pthread_mutex_lock(&f->lock);
-    while (!f->stopped && !f->model && f->n_taken == SNAP_RING_SLOTS) {
+    while (!f->stopped && !f->model && f->n_taken == f->o.ring_slots) {
         if (f->announced < f->next)
             f->announced = f->next;
         if (f->announced == f->n_chunks) {
@@ -206,6 +206,7 @@ static int read_through_ring(struct snap_fill *f, uint32_t chunk, struct base_er
     int rc = gpu_upload_take(f->upload, &slot, &buffer, err);
     if (rc < 0)
         return rc;
+    populate(buffer, SNAP_CHUNK_BYTES);
     rc = snap_file_read_chunk(f->o.file, f->first_chunk + chunk, buffer, err);
     if (rc < 0) {
         (void)gpu_upload_put(f->upload, slot, f->model, 0, 0, NULL); /* given back; what failed is already known */
@@ -286,6 +287,8 @@ int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **
     if (!f)
         return base_fail(err, ERR_NOMEM, "restore: out of memory");
     f->o = *options;
+    f->o.ring_slots = options->ring_slots ? options->ring_slots : SNAP_RING_SLOTS;
+    assert(f->o.ring_slots <= SNAP_RING_SLOTS);
     f->first_chunk = l->sections[options->tokenizer ? SNAP_TOKENIZER : SNAP_WEIGHTS].first_chunk;
     f->n_chunks = l->n_chunks - f->first_chunk;
     f->began_ns = base_clock_mono_ns();
@@ -294,7 +297,7 @@ int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **
     f->in_place = calloc(f->n_chunks, sizeof(*f->in_place));
     int rc = f->in_place ? 0 : base_fail(err, ERR_NOMEM, "restore: out of memory for %u chunks", f->n_chunks);
     if (rc == 0 && gpu_device_uploads(options->device))
-        rc = gpu_upload_open(options->device, SNAP_RING_SLOTS, SNAP_CHUNK_BYTES, &f->upload, err);
+        rc = gpu_upload_open(options->device, f->o.ring_slots, SNAP_CHUNK_BYTES, &f->upload, err);
     if (rc < 0) {
         fill_free(f);
         return rc;

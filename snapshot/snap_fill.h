@@ -27,6 +27,7 @@ struct snap_fill;
 struct snap_fill_options {
     struct gpu_device *device;
     struct snap_file *file;
+    uint32_t ring_slots;      /* 0: SNAP_RING_SLOTS, which is also the most */
     uint8_t *tokenizer;       /* stored_bytes of its section; NULL: the weights alone */
     struct base_trace *trace; /* BASE_TRACE_RESTORE ends with the last chunk; may be NULL */
     bool progress;            /* a bar on stderr, drawn while the driving thread waits */

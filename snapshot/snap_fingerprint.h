@@ -22,7 +22,7 @@ enum snap_fingerprint_field {
     SNAP_FP_DEVICE,
     SNAP_FP_ARCH,   /* SNAP_ARCH_HOST: of a host snapshot, for any arch of the device */
     SNAP_FP_DRIVER, /* "" for a host snapshot */
-    SNAP_FP_KEY, /* --snapshot-key */
+    SNAP_FP_KEY,    /* --snapshot-key */
     SNAP_FP_N
 };
 

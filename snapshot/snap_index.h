@@ -23,9 +23,9 @@
 struct snap_index;
 
 struct snap_index_query {
-    const char *name;  /* used when files is "" */
-    const char *files; /* identity in hex */
-    const char *env;   /* of a fingerprint whose dtype is as asked for, "auto" included */
+    const char *name;     /* used when files is "" */
+    const char *files;    /* identity in hex */
+    const char *env;      /* of a fingerprint whose dtype is as asked for, "auto" included */
     const char *env_host; /* the same of a host snapshot, which answers when env leads nowhere; NULL: none would do */
 };
 

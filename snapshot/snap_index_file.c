@@ -35,7 +35,8 @@ static int entry_path(const struct index_file *ix, const char *folder, const cha
     return n < 0 || n >= PATH_MAX ? base_fail(err, ERR_INPUT, "index %s: the path is too long", ix->dir) : 0;
 }
 
-static int model_key(const struct snap_index_query *q, const char *env, char out[SNAP_ID_CHARS + 1], struct base_error *err)
+static int model_key(const struct snap_index_query *q, const char *env, char out[SNAP_ID_CHARS + 1],
+                     struct base_error *err)
 {
     char selector[SNAP_SELECTOR_MAX], text[SNAP_SELECTOR_MAX + SNAP_ID_CHARS + 2];
     int rc = snap_index_selector(q, selector, err);

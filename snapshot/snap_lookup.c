@@ -42,8 +42,8 @@ static int request_dir(struct snap_request *r, const char *model, struct base_er
     return 0;
 }
 
-int snap_request_init(struct snap_request *out, const struct gpu_device *device, const struct snap_start_options *options,
-                      struct base_error *err)
+int snap_request_init(struct snap_request *out, const struct gpu_device *device,
+                      const struct snap_start_options *options, struct base_error *err)
 {
     struct snap_request r = {.device = device, .dtype = options->dtype ? options->dtype : "auto"};
     struct base_error why = {0};

@@ -23,8 +23,8 @@ struct snap_request {
 };
 
 /* ERR_USAGE: a name, dtype or key that cannot be; ERR_INPUT: a model directory whose files are wrong. */
-int snap_request_init(struct snap_request *out, const struct gpu_device *device, const struct snap_start_options *options,
-                      struct base_error *err);
+int snap_request_init(struct snap_request *out, const struct gpu_device *device,
+                      const struct snap_start_options *options, struct base_error *err);
 
 struct snap_found {
     char id[SNAP_ID_CHARS + 1];

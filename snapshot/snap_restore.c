@@ -177,7 +177,8 @@ static int end_reading(struct snap_fill **fill, int rc, struct base_error *err)
 }
 
 /* What a host snapshot left open. */
-static int finish_host(const struct snap_restore *r, struct parts *parts, struct snap_restored *out, struct base_error *err)
+static int finish_host(const struct snap_restore *r, struct parts *parts, struct snap_restored *out,
+                       struct base_error *err)
 {
     int rc = end_reading(&parts->fill, 0, err);
     if (rc < 0)

@@ -105,11 +105,10 @@ static void take_all(struct snap_model *m, struct fixture_run *run)
                      0);
 }
 
-struct fixture_run fixture_start_on(const struct snap_start_options *options, const char *kernels)
+struct fixture_run fixture_start_device(const struct snap_start_options *options, struct gpu_device *device)
 {
     struct fixture_run run = {.rc = 0};
     struct snap_model *m = NULL;
-    struct gpu_device *device = fixture_device(kernels);
     struct base_trace *trace = base_trace_new();
     struct snap_start_options with_trace = *options;
     with_trace.trace = trace;
@@ -125,6 +124,13 @@ struct fixture_run fixture_start_on(const struct snap_start_options *options, co
     base_buffer_done(&json);
     base_trace_free(trace);
     snap_model_close(m);
+    return run;
+}
+
+struct fixture_run fixture_start_on(const struct snap_start_options *options, const char *kernels)
+{
+    struct gpu_device *device = fixture_device(kernels);
+    struct fixture_run run = fixture_start_device(options, device);
     gpu_close(device);
     return run;
 }

@@ -10,12 +10,9 @@
 #include "snapshot/snap_proof.h"
 #include "snapshot/tests/snapshot_fixture.h"
 
-static const uint64_t sizes[SNAP_SECTION_N] = {[SNAP_MANIFEST] = 500,
-                                               [SNAP_PLAN] = 9000,
-                                               [SNAP_PROOF] = 104,
-                                               [SNAP_CHOICES] = 70000,
-                                               [SNAP_TOKENIZER] = 5u << 20,
-                                               [SNAP_WEIGHTS] = 40u << 20};
+static const uint64_t sizes[SNAP_SECTION_N] = {
+    [SNAP_MANIFEST] = 500,  [SNAP_PLAN] = 9000,          [SNAP_PROOF] = 104,
+    [SNAP_CHOICES] = 70000, [SNAP_TOKENIZER] = 5u << 20, [SNAP_WEIGHTS] = 40u << 20};
 
 struct front {
     struct snap_layout layout;
@@ -319,9 +316,9 @@ static void test_manifest(void **state)
         }
         text.data[i] = was;
     }
-    static const char *const more[] = {"\n",         "x",       "created -5\n", "created 99999999999999999999\n",
-                                       "id 00\n",    "kind host\n", "kind x\n",  "name \n", "name %\n",     "files zz\n",
-                                       "no-space\n", "\t tab\n"};
+    static const char *const more[] = {"\n",       "x",           "created -5\n", "created 99999999999999999999\n",
+                                       "id 00\n",  "kind host\n", "kind x\n",     "name \n",
+                                       "name %\n", "files zz\n",  "no-space\n",   "\t tab\n"};
     for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
         size_t n = text.n;
         base_buffer_string(&text, more[i]);

@@ -1,0 +1,326 @@
+/* Snapshots of a device whose memory cannot be addressed, on a fake one: built by reading back, restored through the ring while
+ * the device is still being opened, proven while later chunks arrive; and everything that can break on the way. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "snapshot/snap_fill.h"
+#include "snapshot/snap_restore.h"
+#include "snapshot/tests/fake_device.h"
+#include "snapshot/tests/snapshot_fixture.h"
+
+/* ---- a model of several chunks ---- */
+
+enum { HIDDEN = 640, LAYERS = 4, VOCAB = 2048, BIG_CHUNKS = 11 };
+
+/* A tensor's line of the header, its values into data: small numbers of either sign. */
+static void tensor(struct base_buffer *header, struct base_buffer *data, const char *name, uint32_t rows, uint32_t cols)
+{
+    static uint32_t random = 1;
+    size_t begin = data->n;
+    for (uint64_t i = 0; i < (uint64_t)rows * cols; i++) {
+        random = random * 1664525 + 1013904223;
+        /* f16 of 2^-7 to 2^-5 */
+        base_buffer_u16(data, (uint16_t)((random >> 16 & 0x83ff) | (8 + (random >> 10) % 2) << 10));
+    }
+    base_buffer_printf(header, "%s\"%s\":{\"dtype\":\"F16\",\"shape\":[%u", header->n > 1 ? "," : "", name, rows);
+    if (cols > 1)
+        base_buffer_printf(header, ",%u", cols);
+    base_buffer_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, data->n);
+}
+
+static void layer(struct base_buffer *header, struct base_buffer *data, int l)
+{
+    static const struct {
+        const char *name;
+        uint32_t rows, cols;
+    } parts[] = {{"input_layernorm", HIDDEN, 1},
+                 {"post_attention_layernorm", HIDDEN, 1},
+                 {"attention.query_key_value", 3 * HIDDEN, HIDDEN},
+                 {"attention.dense", HIDDEN, HIDDEN},
+                 {"mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN},
+                 {"mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN}};
+    char name[96];
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        snprintf(name, sizeof(name), "gpt_neox.layers.%d.%s.weight", l, parts[i].name);
+        tensor(header, data, name, parts[i].rows, parts[i].cols);
+        snprintf(name, sizeof(name), "gpt_neox.layers.%d.%s.bias", l, parts[i].name);
+        tensor(header, data, name, parts[i].rows, 1);
+    }
+}
+
+/* In the place of the fixture's model: its tokenizer, and weights of BIG_CHUNKS chunks. */
+static void make_big(const struct fixture *f)
+{
+    char path[PATH_MAX + 32];
+    struct base_buffer header, data, file;
+    base_buffer_init(&header, 1 << 20);
+    base_buffer_init(&data, 128 << 20);
+    base_buffer_init(&file, 128 << 20);
+    base_buffer_string(&header, "{");
+    tensor(&header, &data, "gpt_neox.embed_in.weight", VOCAB, HIDDEN);
+    for (int l = 0; l < LAYERS; l++)
+        layer(&header, &data, l);
+    tensor(&header, &data, "gpt_neox.final_layer_norm.weight", HIDDEN, 1);
+    tensor(&header, &data, "gpt_neox.final_layer_norm.bias", HIDDEN, 1);
+    base_buffer_string(&header, "}");
+    base_buffer_u64(&file, header.n);
+    base_buffer_append(&file, header.data, header.n);
+    base_buffer_append(&file, data.data, data.n);
+    assert_int_equal(file.failed, 0);
+    snprintf(path, sizeof(path), "%s/model.safetensors", f->model);
+    assert_int_equal(base_file_publish(path, file.data, file.n, NULL), 0);
+    fixture_shell("cd '%s' && sed -i 's/\"hidden_size\": 160/\"hidden_size\": %d/; s/\"intermediate_size\": 640/"
+                  "\"intermediate_size\": %d/; s/\"num_attention_heads\": 5/\"num_attention_heads\": 10/; "
+                  "s/\"num_hidden_layers\": 5/\"num_hidden_layers\": %d/' config.json",
+                  f->model, HIDDEN, 4 * HIDDEN, LAYERS);
+    base_buffer_done(&header);
+    base_buffer_done(&data);
+    base_buffer_done(&file);
+}
+
+/* ---- starts ---- */
+
+static void assert_started(const struct fixture_run *run, bool restored, bool built)
+{
+    if (run->rc < 0)
+        fail_msg("start: %s", run->err.text);
+    assert_int_equal(run->restored, restored);
+    assert_int_equal(run->built, built);
+}
+
+/* A start on a fake that behaves as `like` does (NULL: well); *out_seen is what happened to it. */
+static struct fixture_run start(const struct snap_start_options *o, const struct fake_device *like,
+                                struct fake_device *out_seen)
+{
+    struct fake_device *fake = fake_open();
+    if (like) {
+        fake->ready_ms = like->ready_ms;
+        fake->copy_ms = like->copy_ms;
+        fake->take_ms = like->take_ms;
+        fake->fail_put = like->fail_put;
+        fake->fail_new = like->fail_new;
+        fake->fail_warm_up = like->fail_warm_up;
+        fake->choices = like->choices ? like->choices : fake->choices;
+    }
+    struct fixture_run run = fixture_start_device(o, &fake->base);
+    if (out_seen)
+        memcpy(out_seen, fake, sizeof(*fake)); /* nobody uses it any more */
+    fake_close(fake);
+    return run;
+}
+
+static void test_build_then_restore(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct fake_device seen;
+    struct fixture_run cold = start(&o, NULL, &seen);
+    assert_started(&cold, false, true);
+    assert_int_equal(seen.n_warm_ups, 1);
+    assert_int_equal(seen.n_exports, 1);
+    assert_true(seen.n_reads > 0);
+
+    struct fixture_run warm = start(&o, NULL, &seen);
+    assert_started(&warm, true, false);
+    assert_string_equal(warm.id, cold.id);
+    assert_int_equal(seen.n_imports, 1);
+    assert_int_equal(seen.n_warm_ups, 0);
+    assert_int_equal(seen.n_reads, 0);
+    fixture_assert_same_answers(&cold, &warm);
+    assert_non_null(strstr(warm.trace, "\"choices_s\""));
+    assert_non_null(strstr(warm.trace, "\"verify_s\""));
+    assert_null(strstr(warm.trace, "cold_load"));
+
+    /* auto is the device's word, not the files'; and that leads to it by name too. */
+    fixture_shell("rm -r '%s'", f->model);
+    o.model = "oracle";
+    struct fixture_run by_name = start(&o, NULL, NULL);
+    assert_started(&by_name, true, false);
+    o.dtype = model_dtype_name(FAKE_AUTO_DTYPE);
+    struct fixture_run by_type = start(&o, NULL, NULL);
+    assert_started(&by_type, true, false);
+    assert_string_equal(by_type.id, cold.id);
+    fixture_shell("rm -r '%s/index'", f->store);
+    o.dtype = "auto";
+    struct fixture_run by_file = start(&o, NULL, NULL);
+    assert_started(&by_file, true, false);
+    o.dtype = "f16";
+    struct fixture_run other_type = start(&o, NULL, NULL);
+    assert_int_equal(other_type.rc, ERR_NOTFOUND);
+    struct fixture_run *all[] = {&cold, &warm, &by_name, &by_type, &by_file};
+    for (int i = 0; i < 5; i++)
+        fixture_run_done(all[i]);
+}
+
+/* While the device is being opened the ring fills; the first layer computes before the last chunk was read. */
+static void test_overlap(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct fake_device seen;
+    make_big(f);
+    struct fixture_run cold = start(&o, NULL, NULL);
+    assert_started(&cold, false, true);
+    const struct fake_device slow_device = {.ready_ms = 300};
+    struct fixture_run warm = start(&o, &slow_device, &seen);
+    assert_started(&warm, true, false);
+    assert_int_equal(seen.n_early_takes, BIG_CHUNKS);
+    assert_int_equal(seen.n_puts, BIG_CHUNKS);
+    fixture_assert_same_answers(&cold, &warm);
+
+    const struct fake_device slow_disk = {.take_ms = 100, .copy_ms = 2};
+    struct fixture_run late = start(&o, &slow_disk, &seen);
+    assert_started(&late, true, false);
+    assert_int_equal(seen.n_puts, BIG_CHUNKS);
+    if (seen.puts_at_first_gate >= BIG_CHUNKS)
+        fail_msg("the first layer waited for all chunks");
+    fixture_assert_same_answers(&cold, &late);
+    fixture_run_done(&cold);
+    fixture_run_done(&warm);
+    fixture_run_done(&late);
+}
+
+/* A ring that is smaller than the file, and a device that comes late: no slot is missing, no chunk twice. */
+static void test_small_rings(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    char path[PATH_MAX];
+    make_big(f);
+    struct fixture_run cold = start(&o, NULL, NULL);
+    assert_started(&cold, false, true);
+    fixture_snapshot_path(f, cold.id, ".snap", path);
+    for (uint32_t slots = 1; slots <= 5; slots++) {
+        struct fake_device *fake = fake_open();
+        struct snap_file *file = NULL;
+        struct snap_fill *fill = NULL;
+        struct gpu_model *model = NULL;
+        struct model_config config;
+        const struct gpu_limits limits = {
+            .n_tokens_max = 16, .n_seqs_max = 1, .n_logits_max = 1, .n_ctx_max = 16, .n_blocks = 1};
+        fake->ready_ms = 50;
+        fake->copy_ms = 1;
+        assert_int_equal(snap_file_open(path, &file, NULL), 0);
+        assert_int_equal(model_config_read(f->model, &config, NULL), 0);
+        uint8_t *tokenizer = aligned_alloc(SNAP_PAGE_BYTES, file->layout.sections[SNAP_TOKENIZER].stored_bytes);
+        const struct snap_fill_options options = {
+            .device = &fake->base, .file = file, .tokenizer = tokenizer, .ring_slots = slots};
+        assert_int_equal(snap_fill_begin(&options, &fill, NULL), 0);
+        assert_int_equal(gpu_model_new(&fake->base, &config, FAKE_AUTO_DTYPE, &limits, &model, NULL), 0);
+        snap_fill_model(fill, model);
+        assert_int_equal(snap_fill_wait_tokenizer(fill, NULL), 0);
+        assert_int_equal(snap_fill_gate(fill, gpu_model_plan(model)->weights_bytes, NULL), 0);
+        assert_int_equal(snap_fill_end(fill, slots % 2, NULL), 0); /* giving up comes too late to matter */
+        assert_true(fake->n_early_takes <= slots);
+        assert_int_equal(fake->n_puts, BIG_CHUNKS);
+        assert_int_equal(fake->put_mask, (1 << BIG_CHUNKS) - 1);
+        for (uint32_t i = file->layout.sections[SNAP_WEIGHTS].first_chunk; i < file->layout.n_chunks; i++) {
+            struct snap_chunk c = snap_layout_chunk(&file->layout, i);
+            uint8_t *bytes = malloc(c.bytes);
+            assert_int_equal(gpu_model_read(model, c.at, c.bytes, bytes, NULL), 0);
+            assert_true(snap_chunk_hash(bytes, c.bytes) == file->hashes[i]);
+            free(bytes);
+        }
+        gpu_model_free(model);
+        free(tokenizer);
+        snap_file_close(file);
+        fake_close(fake);
+    }
+    fixture_run_done(&cold);
+}
+
+/* ---- damage ---- */
+
+static void test_damaged_chunk(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct fake_device seen;
+    char path[PATH_MAX];
+    make_big(f);
+    struct fixture_run cold = start(&o, NULL, NULL);
+    fixture_snapshot_path(f, cold.id, ".snap", path);
+    static const struct {
+        const char *name;
+        uint32_t chunk;
+        struct fake_device like;
+    } cases[] = {{"first", 0, {.copy_ms = 1}},
+                 {"in the middle", 5, {.copy_ms = 1}},
+                 {"last", BIG_CHUNKS - 1, {.copy_ms = 1}},
+                 {"last, while the first layers compute", BIG_CHUNKS - 1, {.take_ms = 100}},
+                 {"while the device is not ready", 2, {.ready_ms = 200}}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct snap_file *file = NULL;
+        assert_int_equal(snap_file_open(path, &file, NULL), 0);
+        uint64_t at = file->layout.sections[SNAP_WEIGHTS].offset + (uint64_t)cases[i].chunk * SNAP_CHUNK_BYTES;
+        snap_file_close(file);
+        fixture_flip(path, at + 77);
+        o.model = "oracle"; /* no way back to the directory: what comes is the restore's own answer */
+        fixture_capture_begin(f);
+        struct fixture_run run = start(&o, &cases[i].like, &seen);
+        fixture_capture_end(f);
+        if (run.rc != ERR_CORRUPT || !strstr(run.err.text, "section weights: the chunk at"))
+            fail_msg("%s: %d %s", cases[i].name, run.rc, run.err.text);
+        assert_int_equal(fixture_captured(f, "snapshot quarantined"), 1);
+        assert_int_equal(seen.put_mask >> cases[i].chunk & 1, 0);
+        assert_int_equal(seen.n_models, 0);
+        fixture_shell("rm '%s'/*.quarantined.snap", f->store);
+        o.model = f->model;
+        struct fixture_run rebuilt = start(&o, NULL, NULL);
+        assert_started(&rebuilt, false, true);
+        fixture_assert_same_answers(&cold, &rebuilt);
+        fixture_run_done(&rebuilt);
+    }
+    fixture_run_done(&cold);
+}
+
+/* What is the device's fault leaves the file alone; what it says of its choices does not. */
+static void test_device_fails(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    static const struct {
+        const char *name, *said;
+        struct fake_device like;
+        int rc;
+    } cases[] = {{"no context", "no context", {.fail_new = true}, ERR_SERVICE},
+                 {"first copy", "the link is down", {.fail_put = 1}, ERR_SERVICE},
+                 {"first copy of those that waited", "the link is down", {.fail_put = 1, .ready_ms = 100}, ERR_SERVICE},
+                 {"a copy in the middle", "the link is down", {.fail_put = 5, .take_ms = 20}, ERR_SERVICE},
+                 {"last copy", "the link is down", {.fail_put = BIG_CHUNKS}, ERR_SERVICE},
+                 {"choices of another build", "choices", {.choices = "other choices"}, ERR_CORRUPT}};
+    make_big(f);
+    struct fixture_run cold = start(&o, NULL, NULL);
+    o.model = "oracle";
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct fake_device seen;
+        fixture_capture_begin(f);
+        struct fixture_run run = start(&o, &cases[i].like, &seen);
+        fixture_capture_end(f);
+        if (run.rc != cases[i].rc || !strstr(run.err.text, cases[i].said))
+            fail_msg("%s: %d %s", cases[i].name, run.rc, run.err.text);
+        assert_int_equal(fixture_captured(f, "snapshot quarantined"), cases[i].rc == ERR_CORRUPT);
+        assert_int_equal(fixture_captured(f, "warn"), 1);
+        assert_int_equal(seen.n_models, 0);
+        assert_int_equal(fixture_count(f->store, ".quarantined.snap"), cases[i].rc == ERR_CORRUPT);
+    }
+    /* With the directory there, each of them is answered by a cold load, or by the device's own error. */
+    o.model = f->model;
+    const struct fake_device no_warm_up = {.fail_warm_up = true, .fail_put = 1};
+    struct fixture_run run = start(&o, &no_warm_up, NULL);
+    assert_int_equal(run.rc, ERR_SERVICE);
+    assert_non_null(strstr(run.err.text, "no warm-up"));
+    fixture_run_done(&cold);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {T(test_build_then_restore), T(test_overlap), T(test_small_rings),
+                                       T(test_damaged_chunk), T(test_device_fails)};
+    return cmocka_run_group_tests_name("snap_device", tests, NULL, NULL);
+}
