@@ -17,8 +17,8 @@
 KERNEL(embed_f16, cuda_embed_args, CUDA_ROW_THREADS, 1, embed_kernel<f16>)
 KERNEL(embed_bf16, cuda_embed_args, CUDA_ROW_THREADS, 1, embed_kernel<bf16>)
 
-KERNEL(norm_f16, cuda_norm_args, CUDA_ROW_THREADS, 4, norm_kernel<f16>)
-KERNEL(norm_bf16, cuda_norm_args, CUDA_ROW_THREADS, 4, norm_kernel<bf16>)
+KERNEL(norm_f16, cuda_norm_args, CUDA_ROW_THREADS, 3, norm_kernel<f16>)
+KERNEL(norm_bf16, cuda_norm_args, CUDA_ROW_THREADS, 3, norm_kernel<bf16>)
 
 KERNEL(gelu_f16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<f16>)
 KERNEL(gelu_bf16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<bf16>)

@@ -97,7 +97,8 @@ template <class weights, int t> struct matmul_lane {
     static constexpr int32_t piece = weights::piece, run = 4 * piece; /* k in a lane's 16 bytes, in a row's 64 */
     static constexpr int32_t stride = CUDA_MATMUL_WARPS * run;        /* from run to run of a warp */
     static constexpr int row_tiles = cuda_matmul_block_rows(t) / 16, token_tiles = t / 8;
-    static constexpr int depth = t <= 16 ? 4 : 2; /* runs on their way: 32 KiB a block */
+    /* Runs on their way: 32 KiB a block, and half of it where int8's wider runs of x want the registers. */
+    static constexpr int depth = t <= 16 ? 4 : t == 64 && weights::scaled ? 1 : 2;
 
     const uint8_t *w[2 * row_tiles]; /* weight rows g, g + 8, ..., at the next run to load */
     const uint16_t *x[token_tiles];  /* tokens g, g + 8, ..., at the next run to multiply */
