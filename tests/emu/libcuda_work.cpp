@@ -1,0 +1,1159 @@
+/* Operations in streams: what comes before what, when each runs, and what nothing puts in order.
+ *
+ * Every operation knows by a clock which operations of each stream come before it: by its stream, by events, by the rules of
+ * the legacy stream, and because the program had waited for them before it submitted this one. Two that touch the same bytes,
+ * one of them writing, with neither before the other, are a race: reported when the second is submitted, whatever order they
+ * run in. What kernels touch is only seen when they run: then the copies that they race with are cut out of their memory.
+ *
+ * EMU_ORDER=lazy runs nothing before somebody waits for it, and then only what that needs. EMU_ORDER=random runs now and then
+ * something that could run. */
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "libcuda_state.h"
+
+struct work_state {
+    std::unordered_set<CUstream> streams;
+    std::vector<CUstream> dead_streams;
+    std::unordered_set<CUevent> events;
+    CUstream_st legacy;
+    uint32_t next_stream = 1;
+    std::vector<op_ref> pending; /* not run */
+    std::vector<op_ref> history; /* touches known bytes, and something may still race with it */
+    std::vector<op_ref> unknown; /* not known to the program to have ended */
+    order_clock host;            /* what the program has waited for */
+    uint64_t tick = 0, random = 0;
+    CUresult fault = CUDA_SUCCESS;
+    op *running_kernel = nullptr;
+    ptx_machine *machine = nullptr;
+    bool helper_started = false;
+};
+
+static work_state &work()
+{
+    static work_state *state = [] {
+        auto *w = new work_state;
+        w->legacy.legacy = true;
+        w->random = settings().seed * 2 + 1;
+        return w;
+    }();
+    return *state;
+}
+
+static thread_local CUstream_st *per_thread_stream;
+
+/* --- order ------------------------------------------------------------------------------------------------------------- */
+
+void order_clock::join(const order_clock &other)
+{
+    if (at.size() < other.at.size())
+        at.resize(other.at.size());
+    for (size_t i = 0; i < other.at.size(); i++)
+        at[i] = std::max(at[i], other.at[i]);
+}
+
+void order_clock::set(uint32_t stream, uint64_t sequence)
+{
+    if (at.size() <= stream)
+        at.resize(stream + 1);
+    at[stream] = std::max(at[stream], sequence);
+}
+
+bool order_clock::covers(uint32_t stream, uint64_t sequence) const
+{
+    return stream < at.size() && at[stream] >= sequence;
+}
+
+static bool comes_before(const op &a, const op &b)
+{
+    if (!a.launch)
+        return b.clock.covers(a.stream, a.sequence);
+    if (a.launch == b.launch)
+        return (*a.launch->before)[a.node][b.node];
+    return a.launch->end_sequence != 0 && b.clock.covers(a.launch->stream, a.launch->end_sequence);
+}
+
+static bool host_knows(const op &o)
+{
+    const order_clock &host = work().host;
+    if (o.launch)
+        return o.launch->end_sequence != 0 && host.covers(o.launch->stream, o.launch->end_sequence);
+    return host.covers(o.stream, o.sequence);
+}
+
+static bool touch(const span &a, const span &b)
+{
+    return (a.write || b.write) && a.address < b.address + b.bytes && b.address < a.address + a.bytes;
+}
+
+static const span *find_conflict(const op &a, const op &b)
+{
+    for (const span &x : a.what.spans)
+        for (const span &y : b.what.spans)
+            if (touch(x, y))
+                return &x;
+    return nullptr;
+}
+
+static void check_races(const op &o)
+{
+    for (const op_ref &other : work().history) {
+        if (other.get() == &o || comes_before(*other, o))
+            continue;
+        if (const span *s = find_conflict(*other, o))
+            misuse("stream-race", "%s and %s both touch 0x%llx, and nothing puts one before the other",
+                   other->what.what.c_str(), o.what.what.c_str(), (unsigned long long)s->address);
+    }
+}
+
+/* Whatever is submitted from now on comes after what the program knows; what was submitted before may still run. */
+static void forget_history()
+{
+    work_state &w = work();
+    uint64_t oldest = w.tick + 1;
+    for (const op_ref &o : w.pending)
+        oldest = std::min(oldest, o->tick);
+    auto gone = [&](const op_ref &o) { return o->known && o->known_tick < oldest; };
+    w.history.erase(std::remove_if(w.history.begin(), w.history.end(), gone), w.history.end());
+}
+
+bool work_touches(uint64_t address, uint64_t bytes, std::string *what)
+{
+    span s = {address, bytes, true};
+    for (const op_ref &o : work().unknown)
+        for (const span &other : o->what.spans)
+            if (touch(s, other)) {
+                *what = o->what.what;
+                return true;
+            }
+    return false;
+}
+
+/* --- what the program may not do to pinned memory meanwhile --------------------------------------------------------------- */
+
+static uint64_t hash_of(const uint8_t *bytes, uint64_t n)
+{
+    uint64_t h[4] = {1, 2, 3, 4}, word[4];
+    uint64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        memcpy(word, bytes + i, 32);
+        for (int k = 0; k < 4; k++)
+            h[k] = (h[k] ^ word[k]) * 0x9e3779b97f4a7c15ull + (h[k] >> 32);
+    }
+    for (; i < n; i++)
+        h[i & 3] = (h[i & 3] ^ bytes[i]) * 0x9e3779b97f4a7c15ull;
+    return h[0] ^ (h[1] << 1) ^ (h[2] << 2) ^ (h[3] << 3);
+}
+
+static uint8_t *host_place(uint64_t address, bool is_pinned)
+{
+    return is_pinned ? memory_pinned_alias(address) : (uint8_t *)address;
+}
+
+static void guard_begin(op &o)
+{
+    const job &j = o.what;
+    if (j.kind != job_kind::copy)
+        return;
+    if (j.target_host && j.target_pinned)
+        memory_protect(j.target, j.bytes);
+    if (j.source_host && j.source_pinned && memory_pinned_alias(j.source))
+        o.source_hash = hash_of(memory_pinned_alias(j.source), j.bytes);
+}
+
+static void guard_end(op &o)
+{
+    const job &j = o.what;
+    if (j.kind != job_kind::copy)
+        return;
+    if (j.target_host && j.target_pinned)
+        memory_unprotect(j.target, j.bytes);
+    const uint8_t *source = j.source_host && j.source_pinned ? memory_pinned_alias(j.source) : nullptr;
+    if (source && memory_host_kind(j.source, j.bytes) == host_kind::pinned && hash_of(source, j.bytes) != o.source_hash)
+        misuse("pinned-source-changed", "the source of %s changed before the program had waited for it",
+               j.what.c_str());
+}
+
+static void host_learns(const op &target)
+{
+    work_state &w = work();
+    w.host.join(target.clock);
+    if (target.launch)
+        return;
+    w.host.set(target.stream, target.sequence);
+    auto learn = [&](const op_ref &o) {
+        if (!host_knows(*o))
+            return false;
+        o->known = true;
+        o->known_tick = w.tick;
+        guard_end(*o);
+        return true;
+    };
+    w.unknown.erase(std::remove_if(w.unknown.begin(), w.unknown.end(), learn), w.unknown.end());
+    forget_history();
+}
+
+/* --- running --------------------------------------------------------------------------------------------------------------- */
+
+uint64_t work_random()
+{
+    uint64_t &x = work().random;
+    x += 0x9e3779b97f4a7c15ull;
+    uint64_t z = x;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+
+CUresult work_fault()
+{
+    return work().fault;
+}
+
+void work_set_fault(CUresult code)
+{
+    if (work().fault == CUDA_SUCCESS)
+        work().fault = code;
+}
+
+static void report_place(const char *otherwise, const std::string &why, const std::string &what)
+{
+    size_t colon = why.find(": ");
+    if (colon == std::string::npos)
+        misuse(otherwise, "%s: %s", what.c_str(), why.c_str());
+    else
+        misuse(why.substr(0, colon).c_str(), "%s: %s", what.c_str(), why.substr(colon + 2).c_str());
+}
+
+/* Calls fn with the pieces of device memory that make up the range; a hole is a fault that ends the context. */
+static bool each_piece(uint64_t address, uint64_t bytes, bool write, const std::string &what,
+                       const std::function<void(uint8_t *, uint64_t)> &fn)
+{
+    while (bytes > 0) {
+        place p = memory_place(address, write);
+        if (!p.host) {
+            report_place("illegal-address", p.why, what);
+            work_set_fault(CUDA_ERROR_ILLEGAL_ADDRESS);
+            return false;
+        }
+        uint64_t n = std::min(bytes, p.bytes);
+        fn(p.host, n);
+        address += n;
+        bytes -= n;
+    }
+    return true;
+}
+
+void *emu_resolve(uint64_t address, uint64_t bytes, bool write)
+{
+    place p = memory_place(address, write);
+    if (p.host && p.bytes >= bytes)
+        return p.host;
+    std::string why = p.host
+                          ? text_of("out-of-bounds: %llu bytes from 0x%llx, where %llu are", (unsigned long long)bytes,
+                                    (unsigned long long)address, (unsigned long long)p.bytes)
+                          : p.why;
+    report_place("illegal-address", why, "a library's matrix");
+    work_set_fault(CUDA_ERROR_ILLEGAL_ADDRESS);
+    return nullptr;
+}
+
+static void copy_out(const job &j, uint8_t *to)
+{
+    auto out = [&](uint8_t *from, uint64_t n) {
+        memcpy(to, from, n);
+        to += n;
+    };
+    each_piece(j.source, j.bytes, false, j.what, out);
+}
+
+static void copy_in(const job &j, const uint8_t *from)
+{
+    auto in = [&](uint8_t *to, uint64_t n) {
+        memcpy(to, from, n);
+        from += n;
+    };
+    if (each_piece(j.target, j.bytes, true, j.what, in) && memory_is_device(j.target))
+        work_machine()->host_wrote(j.target, j.bytes);
+}
+
+static void run_copy(const job &j)
+{
+    if (j.target_host) {
+        copy_out(j, host_place(j.target, j.target_pinned));
+        return;
+    }
+    if (j.source_host) {
+        copy_in(j, j.staged ? j.staged->data() : host_place(j.source, j.source_pinned));
+        return;
+    }
+    std::vector<uint8_t> bytes(j.bytes);
+    copy_out(j, bytes.data());
+    if (work().fault == CUDA_SUCCESS)
+        copy_in(j, bytes.data());
+}
+
+static void run_fill(const job &j)
+{
+    uint64_t at = 0;
+    auto fill = [&](uint8_t *to, uint64_t n) {
+        for (uint64_t i = 0; i < n; i++, at++)
+            to[i] = (uint8_t)(j.pattern >> 8 * (at % j.pattern_bytes));
+    };
+    if (each_piece(j.target, j.bytes, true, j.what, fill) && memory_is_device(j.target))
+        work_machine()->host_wrote(j.target, j.bytes);
+}
+
+static void run_library(const job &j)
+{
+    j.run(j.argument.get());
+    for (const span &s : j.spans)
+        if (s.write && work().fault == CUDA_SUCCESS)
+            work_machine()->host_wrote(s.address, s.bytes);
+}
+
+/* -> how long it keeps its resource, in ns. */
+static double run_job(op &o)
+{
+    const job &j = o.what;
+    double ns = 0;
+    switch (j.kind) {
+    case job_kind::marker:
+        break;
+    case job_kind::kernel:
+        work().running_kernel = &o;
+        memory_host_wrote_pinned(work_machine());
+        work_set_fault(kernel_run(j, &ns));
+        work().running_kernel = nullptr;
+        break;
+    case job_kind::copy:
+        run_copy(j);
+        ns = j.link == LINK_COMPUTE ? (double)j.bytes * settings().scale / 700 : link_ns(j.bytes);
+        break;
+    case job_kind::fill:
+        run_fill(j);
+        ns = (double)j.bytes * settings().scale / 1400;
+        break;
+    case job_kind::library:
+        run_library(j);
+        ns = 3000 + (double)j.flops * settings().scale / 200e3;
+        break;
+    case job_kind::host: {
+        CUhostFn fn = j.host_function;
+        void *data = j.host_data;
+        run_unlocked([&] { fn(data); });
+        break;
+    }
+    }
+    return ns;
+}
+
+static void run_one(const op_ref &o)
+{
+    work_state &w = work();
+    o->state = op::RUNNING;
+    double from = o->ready_ns, ns = 0;
+    for (const op_ref &before : o->after)
+        from = std::max(from, before->end_ns);
+    if (w.fault == CUDA_SUCCESS)
+        ns = run_job(*o);
+    if (o->what.kind == job_kind::kernel)
+        clock_launch(from);
+    o->end_ns = o->what.link == LINK_NONE ? from : link_take(o->what.link, from, ns, o->what.bytes);
+    o->state = op::DONE;
+    o->after.clear();
+    for (op *n : o->next)
+        n->n_waiting--;
+    o->next.clear();
+    w.pending.erase(std::find(w.pending.begin(), w.pending.end(), o));
+    lock_wake();
+}
+
+static void run_or_wait(const op_ref &o)
+{
+    while (o->state == op::RUNNING)
+        lock_wait();
+    if (o->state == op::PENDING)
+        run_one(o);
+}
+
+/* One node of a graph launch that could run now, any of them. */
+static bool run_batch(op &end)
+{
+    std::vector<op_ref> ready;
+    for (const op_ref &o : end.batch)
+        if (o->state == op::PENDING && o->n_waiting == 0)
+            ready.push_back(o);
+    if (ready.empty())
+        return false;
+    run_one(ready[work_random() % ready.size()]);
+    return true;
+}
+
+/* What the target needs, and the target: in an order that an explicit stack finds, since streams can be long. */
+static void run_needed(const op_ref &target)
+{
+    std::vector<op_ref> stack = {target};
+    while (!stack.empty()) {
+        op_ref o = stack.back();
+        auto missing =
+            std::find_if(o->after.begin(), o->after.end(), [](const op_ref &b) { return b->state != op::DONE; });
+        if (o->state != op::PENDING || missing == o->after.end()) {
+            stack.pop_back();
+            run_or_wait(o);
+        } else if (!run_batch(*o)) {
+            stack.push_back(*missing);
+        }
+    }
+}
+
+static bool run_some_ready()
+{
+    work_state &w = work();
+    std::vector<op_ref> ready;
+    for (const op_ref &o : w.pending)
+        if (o->state == op::PENDING && o->n_waiting == 0)
+            ready.push_back(o);
+    if (ready.empty())
+        return false;
+    run_one(ready[work_random() % ready.size()]);
+    return true;
+}
+
+static void run_until(const op_ref &target)
+{
+    while (settings().random_order && target->state == op::PENDING && run_some_ready()) {
+    }
+    run_needed(target);
+}
+
+CUresult work_wait(const op_ref &target)
+{
+    if (target) {
+        run_until(target);
+        host_learns(*target);
+        clock_synchronised(target->end_ns);
+    }
+    return work().fault;
+}
+
+void work_run_all()
+{
+    while (!work().pending.empty()) {
+        op_ref o = work().pending[settings().random_order ? work_random() % work().pending.size() : 0];
+        run_until(o);
+    }
+}
+
+CUresult work_wait_all()
+{
+    work_run_all();
+    std::vector<CUstream> all = work().dead_streams;
+    all.insert(all.end(), work().streams.begin(), work().streams.end());
+    for (CUstream s : all)
+        work_wait(s->tail);
+    return work_wait(work().legacy.tail);
+}
+
+/* A host function may be all that another thread waits for: it runs some time, whether or not the driver is called again. */
+static void helper_run()
+{
+    for (;;) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        lock_enter();
+        for (size_t i = 0; i < work().pending.size(); i++) {
+            op_ref o = work().pending[i];
+            if (o->what.kind == job_kind::host && o->state == op::PENDING) {
+                run_needed(o);
+                break;
+            }
+        }
+        lock_leave();
+    }
+}
+
+static void helper_start()
+{
+    if (!work().helper_started)
+        std::thread(helper_run).detach();
+    work().helper_started = true;
+}
+
+ptx_machine *work_machine()
+{
+    struct memory : ptx_memory {
+        bool find(uint64_t address, ptx_range *out, std::string *why) override
+        {
+            return memory_find(address, out, why) && work_cut_hazards(address, out, why);
+        }
+    };
+    work_state &w = work();
+    if (!w.machine) {
+        ptx_options options;
+        options.seed = settings().seed;
+        options.preempt = settings().random_order;
+        options.jitter_ulps = settings().jitter_ulps;
+        options.budget = settings().budget;
+        w.machine = new ptx_machine(new memory, options);
+    }
+    return w.machine;
+}
+
+bool work_cut_hazards(uint64_t address, ptx_range *range, std::string *why)
+{
+    const op *kernel = work().running_kernel;
+    for (const op_ref &o : work().history) {
+        if (!kernel || o->what.kind == job_kind::kernel || comes_before(*o, *kernel) || comes_before(*kernel, *o))
+            continue;
+        for (const span &s : o->what.spans) {
+            uint64_t end = s.address + s.bytes;
+            if (address >= s.address && address < end) {
+                if (s.write) {
+                    *why = text_of("stream-race: 0x%llx is written by %s, and nothing puts one before the other",
+                                   (unsigned long long)address, o->what.what.c_str());
+                    return false;
+                }
+                range->writable = false;
+                range->host += std::max(range->begin, s.address) - range->begin;
+                range->begin = std::max(range->begin, s.address);
+                range->end = std::min(range->end, end);
+            } else if (s.address > address) {
+                range->end = std::min(range->end, s.address);
+            } else if (end > range->begin) {
+                range->host += end - range->begin;
+                range->begin = end;
+            }
+        }
+    }
+    return true;
+}
+
+/* --- submitting ------------------------------------------------------------------------------------------------------------ */
+
+static void add_before(op &o, const op_ref &before)
+{
+    if (!before)
+        return;
+    o.clock.join(before->clock);
+    if (before->launch)
+        return; /* nodes are told apart by their launch */
+    o.clock.set(before->stream, before->sequence);
+}
+
+static void depend(const op_ref &o, const op_ref &before)
+{
+    if (!before)
+        return;
+    add_before(*o, before);
+    o->ready_ns = std::max(o->ready_ns, before->state == op::DONE ? before->end_ns : 0);
+    if (before->state == op::DONE)
+        return;
+    o->after.push_back(before);
+    before->next.push_back(o.get());
+    o->n_waiting++;
+}
+
+static void enter_books(const op_ref &o)
+{
+    work_state &w = work();
+    o->tick = ++w.tick;
+    o->ready_ns = std::max(o->ready_ns, thread_now());
+    check_races(*o);
+    w.pending.push_back(o);
+    w.unknown.push_back(o);
+    if (!o->what.spans.empty())
+        w.history.push_back(o);
+    guard_begin(*o);
+    if (o->what.kind == job_kind::host)
+        helper_start();
+}
+
+static void run_now_and_then()
+{
+    while (settings().random_order && work_random() % 3 == 0 && run_some_ready()) {
+    }
+}
+
+op_ref work_push(CUstream stream, job &&j, const std::vector<op_ref> &more_after)
+{
+    work_state &w = work();
+    auto o = std::make_shared<op>();
+    o->what = std::move(j);
+    o->stream = stream->id;
+    o->clock.join(w.host);
+    depend(o, stream->tail);
+    if (stream->legacy) {
+        for (CUstream s : w.streams)
+            if (s->blocking)
+                depend(o, s->tail);
+        for (CUstream s : w.dead_streams)
+            if (s->blocking)
+                depend(o, s->tail);
+    } else if (stream->blocking) {
+        depend(o, w.legacy.tail);
+    }
+    for (const op_ref &before : more_after)
+        depend(o, before);
+    o->sequence = ++stream->sequence;
+    enter_books(o);
+    stream->tail = o;
+    run_now_and_then();
+    return o;
+}
+
+op_ref work_push_node(CUstream stream, const job &j, const std::vector<op_ref> &after, const order_clock &clock,
+                      const std::shared_ptr<launch_order> &launch, size_t node)
+{
+    auto o = std::make_shared<op>();
+    o->what = j;
+    o->stream = stream->id;
+    o->clock = clock;
+    o->launch = launch;
+    o->node = node;
+    for (const op_ref &before : after)
+        depend(o, before);
+    enter_books(o);
+    return o;
+}
+
+CUresult work_submit(CUstream stream, job &&j, op_ref *out)
+{
+    CUresult rc = capture_refuse_legacy(stream, j.what.c_str());
+    if (rc != CUDA_SUCCESS)
+        return rc;
+    if (capture_active(stream))
+        return capture_add(stream, std::move(j));
+    op_ref o = work_push(stream, std::move(j), {});
+    if (out)
+        *out = o;
+    return work().fault;
+}
+
+static void add_spans(std::vector<span> *out, const emu_span &s)
+{
+    if (s.stride == s.bytes) {
+        out->push_back({s.address, s.bytes * s.rows, s.write});
+        return;
+    }
+    for (uint32_t row = 0; row < s.rows; row++)
+        out->push_back({s.address + row * s.stride, s.bytes, s.write});
+}
+
+int emu_enqueue(void *handle, const struct emu_work *from)
+{
+    std::shared_ptr<void> argument(from->argument, from->free);
+    lock_enter();
+    CUstream stream;
+    CUresult rc = stream_of((CUstream)handle, &stream);
+    if (rc == CUDA_SUCCESS && (rc = work().fault) == CUDA_SUCCESS) {
+        job j;
+        j.kind = job_kind::library;
+        j.what = from->name;
+        j.link = LINK_COMPUTE;
+        j.run = from->run;
+        j.argument = argument;
+        j.flops = from->flops;
+        for (size_t i = 0; i < from->n_spans; i++)
+            add_spans(&j.spans, from->spans[i]);
+        rc = work_submit(stream, std::move(j));
+    }
+    lock_leave();
+    return rc;
+}
+
+/* --- copies and fills ---------------------------------------------------------------------------------------------------------- */
+
+/* Host memory that a copy names: on the device's side of the fence, or half pinned, it is refused. */
+static CUresult classify_host(const char *call, uint64_t address, uint64_t bytes, bool *out_pinned)
+{
+    if (memory_is_device(address)) {
+        misuse("device-pointer-as-host", "%s: 0x%llx is an address of the device", call, (unsigned long long)address);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    host_kind kind = memory_host_kind(address, bytes);
+    if (kind == host_kind::mixed) {
+        misuse("half-pinned", "%s: of the %llu bytes at 0x%llx only some are pinned", call, (unsigned long long)bytes,
+               (unsigned long long)address);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    *out_pinned = kind == host_kind::pinned;
+    return CUDA_SUCCESS;
+}
+
+/* The real driver looks addresses up at the call, and refuses those that it does not know. */
+static CUresult classify_device(const std::string &what, uint64_t address, uint64_t bytes, bool write)
+{
+    std::string why;
+    if (memory_check(address, bytes, write, &why))
+        return CUDA_SUCCESS;
+    report_place("illegal-address", why, what);
+    return CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult copy_job(const char *call, job *j)
+{
+    j->kind = job_kind::copy;
+    j->what = text_of("%s(0x%llx, 0x%llx, %llu)", call, (unsigned long long)j->target, (unsigned long long)j->source,
+                      (unsigned long long)j->bytes);
+    CUresult rc = CUDA_SUCCESS;
+    if (j->source_host)
+        rc = classify_host(call, j->source, j->bytes, &j->source_pinned);
+    if (rc == CUDA_SUCCESS && j->target_host)
+        rc = classify_host(call, j->target, j->bytes, &j->target_pinned);
+    if (rc == CUDA_SUCCESS && !j->source_host)
+        rc = classify_device(j->what, j->source, j->bytes, false);
+    if (rc == CUDA_SUCCESS && !j->target_host)
+        rc = classify_device(j->what, j->target, j->bytes, true);
+    j->link = j->source_host ? LINK_IN : j->target_host ? LINK_OUT : LINK_COMPUTE;
+    if (!j->source_host || j->source_pinned)
+        j->spans.push_back({j->source, j->bytes, false});
+    if (!j->target_host || j->target_pinned)
+        j->spans.push_back({j->target, j->bytes, true});
+    return rc;
+}
+
+/* Pageable memory is read at the call, and written before the call returns. */
+static CUresult copy_async(const char *call, job &&j, CUstream handle)
+{
+    CUstream stream;
+    CUresult rc = stream_of(handle, &stream);
+    if (rc == CUDA_SUCCESS && j.bytes > 0)
+        rc = copy_job(call, &j);
+    if (rc != CUDA_SUCCESS || j.bytes == 0)
+        return rc;
+    bool pageable_target = j.target_host && !j.target_pinned;
+    bool pageable_source = j.source_host && !j.source_pinned;
+    if (capture_active(stream) && (pageable_source || pageable_target)) {
+        misuse("pageable-in-capture", "%s: host memory of a graph's copy must stay where it is, so pin it",
+               j.what.c_str());
+        pageable_source = pageable_target = false;
+    }
+    if (pageable_source)
+        j.staged = std::make_shared<std::vector<uint8_t>>((uint8_t *)j.source, (uint8_t *)j.source + j.bytes);
+    op_ref o;
+    rc = work_submit(stream, std::move(j), &o);
+    return rc == CUDA_SUCCESS && pageable_target ? work_wait(o) : rc;
+}
+
+static CUresult copy_now(const char *call, job &&j)
+{
+    if (j.bytes == 0)
+        return CUDA_SUCCESS;
+    CUresult rc = copy_job(call, &j);
+    op_ref o;
+    if (rc == CUDA_SUCCESS)
+        rc = work_submit(&work().legacy, std::move(j), &o);
+    return rc == CUDA_SUCCESS ? work_wait(o) : rc;
+}
+
+static job copy_of(CUdeviceptr target, bool target_host, CUdeviceptr source, bool source_host, size_t bytes)
+{
+    job j;
+    j.target = target;
+    j.target_host = target_host;
+    j.source = source;
+    j.source_host = source_host;
+    j.bytes = bytes;
+    return j;
+}
+
+CUresult cuMemcpyHtoDAsync(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return copy_async(__func__, copy_of(dstDevice, false, (CUdeviceptr)srcHost, true, ByteCount), hStream);
+}
+
+CUresult cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return copy_async(__func__, copy_of((CUdeviceptr)dstHost, true, srcDevice, false, ByteCount), hStream);
+}
+
+CUresult cuMemcpyDtoDAsync(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return copy_async(__func__, copy_of(dstDevice, false, srcDevice, false, ByteCount), hStream);
+}
+
+CUresult cuMemcpyHtoD(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    return copy_now(__func__, copy_of(dstDevice, false, (CUdeviceptr)srcHost, true, ByteCount));
+}
+
+CUresult cuMemcpyDtoH(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    return copy_now(__func__, copy_of((CUdeviceptr)dstHost, true, srcDevice, false, ByteCount));
+}
+
+CUresult cuMemcpyDtoD(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    return copy_now(__func__, copy_of(dstDevice, false, srcDevice, false, ByteCount));
+}
+
+int emu_copy_now(uint64_t device, void *host, uint64_t bytes, bool to_device)
+{
+    lock_enter();
+    job j = to_device ? copy_of(device, false, (CUdeviceptr)host, true, bytes)
+                      : copy_of((CUdeviceptr)host, true, device, false, bytes);
+    CUresult rc = copy_now("a library's copy", std::move(j));
+    lock_leave();
+    return rc;
+}
+
+job fill_job(const char *call, CUdeviceptr target, uint32_t pattern, uint32_t pattern_bytes, uint64_t n)
+{
+    job j;
+    j.kind = job_kind::fill;
+    j.link = LINK_COMPUTE;
+    j.what = text_of("%s(0x%llx, 0x%x, %llu)", call, target, pattern, (unsigned long long)n);
+    j.target = target;
+    j.bytes = n * pattern_bytes;
+    j.pattern = pattern;
+    j.pattern_bytes = pattern_bytes;
+    j.spans = {{target, j.bytes, true}};
+    return j;
+}
+
+static CUresult fill_async(const char *call, CUdeviceptr target, uint32_t pattern, uint32_t pattern_bytes, uint64_t n,
+                           CUstream handle, bool wait)
+{
+    CUstream stream;
+    CUresult rc = stream_of(handle, &stream);
+    if (rc != CUDA_SUCCESS || n == 0)
+        return rc;
+    job j = fill_job(call, target, pattern, pattern_bytes, n);
+    if (target % pattern_bytes != 0) {
+        misuse("misaligned", "%s", j.what.c_str());
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    rc = classify_device(j.what, target, j.bytes, true);
+    op_ref o;
+    if (rc == CUDA_SUCCESS)
+        rc = work_submit(stream, std::move(j), &o);
+    return rc == CUDA_SUCCESS && wait ? work_wait(o) : rc;
+}
+
+CUresult cuMemsetD8(CUdeviceptr dstDevice, unsigned char uc, size_t N)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    return fill_async(__func__, dstDevice, uc, 1, N, nullptr, true);
+}
+
+CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return fill_async(__func__, dstDevice, uc, 1, N, hStream, false);
+}
+
+CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return fill_async(__func__, dstDevice, ui, 4, N, hStream, false);
+}
+
+CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUstream stream;
+    CUresult rc = stream_of(hStream, &stream);
+    if (rc != CUDA_SUCCESS || !fn)
+        return rc != CUDA_SUCCESS ? rc : CUDA_ERROR_INVALID_VALUE;
+    job j;
+    j.kind = job_kind::host;
+    j.what = "cuLaunchHostFunc";
+    j.host_function = fn;
+    j.host_data = userData;
+    return work_submit(stream, std::move(j));
+}
+
+/* --- streams ------------------------------------------------------------------------------------------------------------------- */
+
+static CUstream stream_new(bool blocking, int priority)
+{
+    work_state &w = work();
+    auto *s = new CUstream_st;
+    s->id = w.next_stream++;
+    s->blocking = blocking;
+    s->priority = priority;
+    w.streams.insert(s);
+    return s;
+}
+
+CUresult stream_of(CUstream handle, CUstream *out)
+{
+    work_state &w = work();
+    if (handle == nullptr || handle == CU_STREAM_LEGACY) {
+        *out = &w.legacy;
+        return CUDA_SUCCESS;
+    }
+    if (handle == CU_STREAM_PER_THREAD) {
+        if (!per_thread_stream)
+            per_thread_stream = stream_new(true, 0);
+        *out = per_thread_stream;
+        return CUDA_SUCCESS;
+    }
+    if (w.streams.count(handle)) {
+        *out = handle;
+        return CUDA_SUCCESS;
+    }
+    bool dead = std::find(w.dead_streams.begin(), w.dead_streams.end(), handle) != w.dead_streams.end();
+    misuse("stale-handle", "stream %p %s", (void *)handle, dead ? "was destroyed" : "was never created");
+    return CUDA_ERROR_INVALID_HANDLE;
+}
+
+static CUresult stream_create(CUstream *out, unsigned flags, int priority)
+{
+    if (!out || flags > CU_STREAM_NON_BLOCKING) {
+        misuse("invalid-value", "a stream with flags 0x%x", flags);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    *out = stream_new(flags != CU_STREAM_NON_BLOCKING, priority);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return stream_create(phStream, Flags, 0);
+}
+
+CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return stream_create(phStream, flags, priority);
+}
+
+CUresult cuStreamDestroy(CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    work_state &w = work();
+    if (!w.streams.count(hStream)) {
+        misuse("stale-handle", "cuStreamDestroy(%p): not a stream, or destroyed before", (void *)hStream);
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    capture_kill(hStream, "cuStreamDestroy");
+    hStream->alive = false;
+    w.streams.erase(hStream);
+    w.dead_streams.push_back(hStream);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    if (leastPriority)
+        *leastPriority = 0;
+    if (greatestPriority)
+        *greatestPriority = -5;
+    return CUDA_SUCCESS;
+}
+
+/* Everything that a stream's end must wait for; of the legacy stream: the tails of all blocking ones. */
+static CUresult wait_stream(CUstream stream)
+{
+    if (stream->legacy) {
+        std::vector<CUstream> all(work().streams.begin(), work().streams.end());
+        for (CUstream s : all)
+            if (s->blocking)
+                work_wait(s->tail);
+    }
+    work_wait(stream->tail);
+    return work().fault;
+}
+
+CUresult cuStreamSynchronize(CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUstream stream;
+    CUresult rc = stream_of(hStream, &stream);
+    if (rc == CUDA_SUCCESS && capture_active(stream)) {
+        capture_kill(stream, __func__);
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    }
+    if (rc == CUDA_SUCCESS)
+        rc = capture_refuse_unsafe(__func__);
+    return rc == CUDA_SUCCESS ? wait_stream(stream) : rc;
+}
+
+CUresult cuCtxSynchronize(void)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
+    return work_wait_all();
+}
+
+/* Twice not ready, then done: polling ends, and nobody can count on the first answer. */
+static CUresult query(const op_ref &target)
+{
+    if (!target)
+        return work().fault;
+    if (target->n_queries++ < 2 && !target->known) {
+        run_now_and_then();
+        return work().fault != CUDA_SUCCESS ? work().fault : CUDA_ERROR_NOT_READY;
+    }
+    return work_wait(target);
+}
+
+CUresult cuStreamQuery(CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUstream stream;
+    CUresult rc = stream_of(hStream, &stream);
+    if (rc == CUDA_SUCCESS && capture_active(stream)) {
+        capture_kill(stream, __func__);
+        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    }
+    if (rc == CUDA_SUCCESS)
+        rc = capture_refuse_unsafe(__func__);
+    return rc == CUDA_SUCCESS ? query(stream->tail) : rc;
+}
+
+/* --- events -------------------------------------------------------------------------------------------------------------------- */
+
+static CUresult event_of(CUevent event, const char *call)
+{
+    if (work().events.count(event))
+        return CUDA_SUCCESS;
+    misuse("stale-handle", "%s: event %p was destroyed, or never created", call, (void *)event);
+    return CUDA_ERROR_INVALID_HANDLE;
+}
+
+CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    if (!phEvent || Flags & ~(unsigned)(CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING)) {
+        misuse("invalid-value", "cuEventCreate: flags 0x%x", Flags);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    auto *e = new CUevent_st;
+    e->timing = !(Flags & CU_EVENT_DISABLE_TIMING);
+    work().events.insert(e);
+    *phEvent = e;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuEventDestroy(CUevent hEvent)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUresult rc = event_of(hEvent, __func__);
+    if (rc != CUDA_SUCCESS)
+        return rc;
+    work().events.erase(hEvent);
+    hEvent->alive = false;
+    hEvent->recorded.reset();
+    return CUDA_SUCCESS;
+}
+
+static CUresult event_record(CUevent event, CUstream handle, const char *call)
+{
+    CUstream stream;
+    CUresult rc = event_of(event, call);
+    if (rc == CUDA_SUCCESS)
+        rc = stream_of(handle, &stream);
+    if (rc == CUDA_SUCCESS)
+        rc = capture_refuse_legacy(stream, call);
+    if (rc != CUDA_SUCCESS)
+        return rc;
+    if (capture_active(stream)) {
+        event->captured = stream->capturing;
+        event->captured_nodes = stream->capture_tail;
+        return CUDA_SUCCESS;
+    }
+    event->captured.reset();
+    event->captured_nodes.clear();
+    job j;
+    j.what = "cuEventRecord";
+    event->recorded = work_push(stream, std::move(j), {});
+    return work().fault;
+}
+
+CUresult cuEventRecord(CUevent hEvent, CUstream hStream)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    return event_record(hEvent, hStream, __func__);
+}
+
+/* An event that belongs to a capture has not happened, and will not. */
+static CUresult refuse_captured(CUevent event, const char *call)
+{
+    if (!event->captured)
+        return capture_refuse_unsafe(call);
+    misuse("captured-event", "%s: the event was last recorded in a capture", call);
+    return CUDA_ERROR_CAPTURED_EVENT;
+}
+
+CUresult cuEventQuery(CUevent hEvent)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUresult rc = event_of(hEvent, __func__);
+    if (rc == CUDA_SUCCESS)
+        rc = refuse_captured(hEvent, __func__);
+    return rc == CUDA_SUCCESS ? query(hEvent->recorded) : rc;
+}
+
+CUresult cuEventSynchronize(CUevent hEvent)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUresult rc = event_of(hEvent, __func__);
+    if (rc == CUDA_SUCCESS)
+        rc = refuse_captured(hEvent, __func__);
+    return rc == CUDA_SUCCESS ? work_wait(hEvent->recorded) : rc;
+}
+
+CUresult cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUresult rc = event_of(hStart, __func__);
+    if (rc == CUDA_SUCCESS)
+        rc = event_of(hEnd, __func__);
+    if (rc != CUDA_SUCCESS)
+        return rc;
+    if (!pMilliseconds || !hStart->timing || !hEnd->timing || !hStart->recorded || !hEnd->recorded) {
+        misuse("event-without-time", "cuEventElapsedTime: an event that was not recorded, or has no timing");
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    if (!hStart->recorded->known || !hEnd->recorded->known)
+        return CUDA_ERROR_NOT_READY;
+    *pMilliseconds = (float)((hEnd->recorded->end_ns - hStart->recorded->end_ns) / 1e6);
+    return CUDA_SUCCESS;
+}
+
+static CUresult stream_wait_event(CUstream stream, CUevent event)
+{
+    if (!event->recorded)
+        return CUDA_SUCCESS;
+    job j;
+    j.what = "cuStreamWaitEvent";
+    work_push(stream, std::move(j), {event->recorded});
+    return work().fault;
+}
+
+CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    CUstream stream;
+    CUresult rc = stream_of(hStream, &stream);
+    if (rc == CUDA_SUCCESS)
+        rc = event_of(hEvent, __func__);
+    if (rc == CUDA_SUCCESS && Flags != 0)
+        rc = CUDA_ERROR_INVALID_VALUE;
+    if (rc == CUDA_SUCCESS)
+        rc = capture_refuse_legacy(stream, __func__);
+    if (rc != CUDA_SUCCESS)
+        return rc;
+    return capture_active(stream) || hEvent->captured ? capture_wait(stream, hEvent)
+                                                      : stream_wait_event(stream, hEvent);
+}
+
+void work_report_leaks()
+{
+    for (CUstream s : work().streams)
+        if (s != per_thread_stream)
+            misuse("leak-stream", "stream %p was not destroyed", (void *)s);
+    for (CUevent e : work().events)
+        misuse("leak-event", "event %p was not destroyed", (void *)e);
+}
