@@ -147,20 +147,14 @@ static int prepare_model(const struct snap_restore *r, const struct snap_file *f
     return rc;
 }
 
-/* The proof, by layers as they arrive: where the device computes beside the readers. On a cpu it would take the cores from
- * them, so there it comes after.. */
-static int check_proof(struct gpu_device *device, struct gpu_model *model, const struct snap_proof *proof,
-                       struct snap_fill **fill, struct base_error *err)
+/* The proof, by layers as they arrive. On a cpu the forward pass and the readers share the cores, and it is no loss: 719 MB
+ * on 2 cores with neighbours, restore and proof together, medians of runs in turn: from the page cache 243 ms this way and
+ * 290 ms one after the other (12 runs each), from the disk 432 and 659 ms (5 runs each). */
+static int check_proof(struct gpu_model *model, const struct snap_proof *proof, struct snap_fill *fill,
+                       struct base_error *err)
 {
-    int rc = 0;
-    if (gpu_device_uploads(device)) {
-        gpu_model_gate(model, snap_fill_gate, *fill);
-    } else {
-        rc = snap_fill_end(*fill, false, err);
-        *fill = NULL;
-    }
-    if (rc == 0)
-        rc = snap_proof_check(model, proof, err);
+    gpu_model_gate(model, snap_fill_gate, fill);
+    int rc = snap_proof_check(model, proof, err);
     gpu_model_gate(model, NULL, NULL);
     return rc;
 }
@@ -210,7 +204,7 @@ static int restore_phases(const struct snap_restore *r, struct snap_file *f, str
     if (f->manifest.kind == SNAP_KIND_HOST)
         return finish_host(r, parts, out, err);
     base_trace_begin(r->trace, BASE_TRACE_VERIFY);
-    rc = check_proof(r->device, out->gpu, &parts->proof, &parts->fill, err);
+    rc = check_proof(out->gpu, &parts->proof, parts->fill, err);
     base_trace_end(r->trace, BASE_TRACE_VERIFY);
     return rc;
 }
