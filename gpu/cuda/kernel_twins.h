@@ -28,7 +28,7 @@ int cuda_twin_sample(const struct cuda_sample_args *a, struct base_error *err);
 /* libxxhash's, for each chunk. */
 void cuda_twin_hash(const struct cuda_hash_args *a);
 
-/* In attention_twins.c. */
+/* In kernel_twins_attention.c. */
 void cuda_twin_rotary(enum model_dtype half, const struct cuda_rotary_args *a);
 void cuda_twin_prefill(enum model_dtype half, uint32_t head_dim, uint32_t n_tiles, const struct cuda_prefill_args *a);
 void cuda_twin_decode(enum model_dtype half, uint32_t head_dim, const struct cuda_decode_args *a);
