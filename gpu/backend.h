@@ -75,6 +75,7 @@ static inline int gpu_gate_pass(struct gpu_model *model, uint64_t end, struct ba
 }
 
 extern const struct gpu_backend gpu_cpu_backend;
+extern const struct gpu_backend gpu_cuda_backend; /* in builds with ROUSE_CUDA */
 
 /* ERR_USAGE, ERR_INPUT as gpu_model_forward says. That no block is written by two sequences is the caller's promise. */
 int gpu_step_check(const struct gpu_plan *plan, const struct gpu_sequence *sequences, uint32_t n_sequences,

@@ -9,7 +9,12 @@
 #include "gpu/plan.h"
 
 /* The back ends of this build, the preferred ones first: auto takes the first that opens. */
-static const struct gpu_backend *const backends[] = {&gpu_cpu_backend};
+static const struct gpu_backend *const backends[] = {
+#ifdef ROUSE_CUDA
+    &gpu_cuda_backend,
+#endif
+    &gpu_cpu_backend,
+};
 
 #define N_BACKENDS (sizeof backends / sizeof backends[0])
 
@@ -74,7 +79,10 @@ int gpu_open(const char *which, const struct gpu_open_options *options, struct g
     if (!backend)
         return base_fail(err, ERR_SERVICE, "device %s: this build has no CUDA back end; use --device cpu or auto",
                          which);
-    return backend->open(index, options, out_device, err);
+    int rc = backend->open(index, options, out_device, err);
+    if (rc == ERR_SERVICE && err)
+        (void)base_fail_in(err, "device %s", which);
+    return rc;
 }
 
 void gpu_close(struct gpu_device *device)

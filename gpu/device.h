@@ -51,6 +51,7 @@ struct gpu_open_options {
     uint32_t n_threads;  /* cpu: 0 for what this process may use */
     const char *kernels; /* cpu: NULL or "auto" for the best the processor has; "generic", "avx2" to force */
     bool fastest_gemms;  /* cuda: GEMM algorithms by shape and batch, at the price of "same prompt, same answer" */
+    bool no_graphs;      /* cuda: every kernel launched by itself, to compare with */
 };
 
 /* which: "auto", "cpu", "cuda", "cuda:N". auto never fails for want of a card. ERR_SERVICE: the named device is not there;

@@ -274,8 +274,8 @@ static void devices_by_name(void **state)
         {"cpu", "auto", 0, NULL},
         {"cpu", "generic", 0, NULL},
         {"auto", "sse9", ERR_USAGE, "no kernels 'sse9'"},
-        {"cuda", NULL, ERR_SERVICE, "device cuda: this build has no CUDA back end; use --device cpu or auto"},
-        {"cuda:3", NULL, ERR_SERVICE, "device cuda:3: this build has no CUDA back end; use --device cpu or auto"},
+        {"cuda:9999", NULL, ERR_SERVICE, "device cuda:9999: "}, /* no build, no driver or no such card */
+        {"cuda", "sse9", ERR_SERVICE, "device cuda: "},
         {"cuda:", NULL, ERR_USAGE, "no device 'cuda:'"},
         {"cuda:x", NULL, ERR_USAGE, "no device 'cuda:x'"},
         {"cuda:99999", NULL, ERR_USAGE, "no device"},
@@ -295,7 +295,7 @@ static void devices_by_name(void **state)
         gpu_close(device);
     }
     struct gpu_device *device;
-    assert_int_equal(gpu_open("auto", NULL, &device, NULL), 0);
+    assert_int_equal(gpu_open("cpu", NULL, &device, NULL), 0);
     const struct gpu_info *info = gpu_device_info(device);
     assert_string_equal(info->kind, "cpu");
     assert_string_equal(info->driver, "");
