@@ -30,7 +30,8 @@ function(rouse_cuda_kernels target)
   add_custom_command(
     OUTPUT ${dir}/kernels.ptx
     COMMAND ${ROUSE_NVCC} ${ROUSE_NVCC_FLAGS} -arch=compute_80 -ptx -MD -MF ${dir}/kernels.d -o ${dir}/kernels.ptx ${source}
-    COMMAND sed -i "s/^\\.version .*/.version ${ROUSE_PTX_VERSION}/" ${dir}/kernels.ptx
+    # used_bytes_mask says which bytes of a load are not looked at, from PTX 8.3 on; without it they are read as well.
+    COMMAND sed -i -e "s/^\\.version .*/.version ${ROUSE_PTX_VERSION}/" -e "/\\.pragma \"used_bytes_mask/d" ${dir}/kernels.ptx
     COMMAND ${ROUSE_CUDA_TOOLKIT}/bin/ptxas -arch=sm_80 -o ${dir}/kernels.ptx.cubin ${dir}/kernels.ptx
     DEPENDS ${source} DEPFILE ${dir}/kernels.d COMMENT "kernels as PTX ${ROUSE_PTX_VERSION}" VERBATIM)
   list(APPEND images ${dir}/kernels.ptx)

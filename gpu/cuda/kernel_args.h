@@ -14,9 +14,7 @@
 #ifndef ROUSE_GPU_CUDA_KERNEL_ARGS_H
 #define ROUSE_GPU_CUDA_KERNEL_ARGS_H
 
-#ifndef __CUDACC_RTC__
 #include <stdint.h>
-#endif
 
 #ifdef __CUDACC__
 #define CUDA_BOTH static constexpr __host__ __device__ /* for the host and for kernels */

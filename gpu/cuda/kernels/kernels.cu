@@ -49,8 +49,8 @@ KERNEL(gelu_bf16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<bf16>)
     KERNEL(matmul_bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks, (matmul_kernel<matmul_halves<bf16>, t>))        \
     KERNEL(matmul_q8_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<f16>, t>))          \
     KERNEL(matmul_q8bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<bf16>, t>))
-MATMUL(8, 3, 3)
-MATMUL(16, 3, 2)
+MATMUL(8, 2, 2)
+MATMUL(16, 2, 2)
 MATMUL(32, 1, 1)
 MATMUL(64, 1, 1)
 

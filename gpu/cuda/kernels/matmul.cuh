@@ -104,8 +104,9 @@ template <class weights, int t> struct matmul_lane {
     const uint16_t *x[token_tiles];  /* tokens g, g + 8, ..., at the next run to multiply */
     int32_t w_left, x_left;          /* of K from there on; nothing is read behind it */
     uint4 runs[depth][2 * row_tiles];
+    float sums[row_tiles][token_tiles][4];
 
-    __device__ __forceinline__ matmul_lane(const struct cuda_matmul_args &a, uint32_t n_tokens)
+    __device__ __forceinline__ matmul_lane(const struct cuda_matmul_args &a, uint32_t n_tokens) : sums()
     {
         const uint32_t g = threadIdx.x % CUDA_WARP / 4;
         const uint32_t first = threadIdx.x / CUDA_WARP * run + threadIdx.x % 4 * piece;
@@ -125,7 +126,7 @@ template <class weights, int t> struct matmul_lane {
     {
 #pragma unroll
         for (uint32_t i = 0; i < 2 * row_tiles; i++)
-            runs[slot][i] = slot * stride < w_left ? load_16_once(w[i] + slot * stride * (int)weights::bytes)
+            runs[slot][i] = slot * stride < w_left ? load_16_once(w[i] + slot * stride * (int32_t)weights::bytes)
                                                    : make_uint4(0, 0, 0, 0);
     }
 
@@ -135,15 +136,64 @@ template <class weights, int t> struct matmul_lane {
         return k < x_left ? load_16(x[i] + k) : make_uint4(0, 0, 0, 0);
     }
 
-    __device__ __forceinline__ void filled(void)
+    /* sums += the products of eight k: two mmas for each tile of rows and tokens. */
+    __device__ __forceinline__ void multiply_eight(const uint32_t (&rows)[2 * row_tiles][4], int32_t k)
+    {
+#pragma unroll
+        for (uint32_t i = 0; i < token_tiles; i++) {
+            const uint4 tokens = activations(i, k);
+#pragma unroll
+            for (uint32_t m = 0; m < row_tiles; m++) {
+                const uint32_t first[4] = {rows[2 * m][0], rows[2 * m + 1][0], rows[2 * m][1], rows[2 * m + 1][1]};
+                const uint32_t second[4] = {rows[2 * m][2], rows[2 * m + 1][2], rows[2 * m][3], rows[2 * m + 1][3]};
+                weights::half::mma(sums[m][i], first, tokens.x, tokens.y);
+                weights::half::mma(sums[m][i], second, tokens.z, tokens.w);
+            }
+        }
+    }
+
+    /* sums += the products of run `slot`. */
+    __device__ __forceinline__ void multiply(int32_t slot)
+    {
+#pragma unroll
+        for (int32_t which = 0; which < piece / 8; which++) {
+            uint32_t rows[2 * row_tiles][4];
+#pragma unroll
+            for (uint32_t i = 0; i < 2 * row_tiles; i++)
+                weights::eight(runs[slot][i], which, rows[i]);
+            multiply_eight(rows, slot * stride + 8 * which);
+        }
+    }
+
+    /* All runs on their way; then each once multiplied and filled again. */
+    __device__ __forceinline__ void fill_all(void)
+    {
+#pragma unroll
+        for (int32_t slot = 0; slot < depth; slot++)
+            fill(slot);
+        advance_w();
+    }
+
+    __device__ __forceinline__ void multiply_all(void)
+    {
+#pragma unroll
+        for (int32_t slot = 0; slot < depth; slot++) {
+            multiply(slot);
+            fill(slot);
+        }
+        advance_w();
+        advance_x();
+    }
+
+    __device__ __forceinline__ void advance_w(void)
     {
 #pragma unroll
         for (uint32_t i = 0; i < 2 * row_tiles; i++)
-            w[i] += depth * stride * weights::bytes;
+            w[i] += depth * stride * (int32_t)weights::bytes;
         w_left -= depth * stride;
     }
 
-    __device__ __forceinline__ void multiplied(void)
+    __device__ __forceinline__ void advance_x(void)
     {
 #pragma unroll
         for (uint32_t i = 0; i < token_tiles; i++)
@@ -151,41 +201,6 @@ template <class weights, int t> struct matmul_lane {
         x_left -= depth * stride;
     }
 };
-
-/* sums += the products of eight k of each lane: two mmas for each tile of rows and tokens. */
-template <class weights, int t>
-static __device__ __forceinline__ void
-matmul_eight(const uint32_t (&rows)[2 * matmul_lane<weights, t>::row_tiles][4], const matmul_lane<weights, t> &lane,
-             int32_t k, float (&sums)[matmul_lane<weights, t>::row_tiles][matmul_lane<weights, t>::token_tiles][4])
-{
-#pragma unroll
-    for (uint32_t i = 0; i < lane.token_tiles; i++) {
-        const uint4 x = lane.activations(i, k);
-#pragma unroll
-        for (uint32_t m = 0; m < lane.row_tiles; m++) {
-            const uint32_t first[4] = {rows[2 * m][0], rows[2 * m + 1][0], rows[2 * m][1], rows[2 * m + 1][1]};
-            const uint32_t second[4] = {rows[2 * m][2], rows[2 * m + 1][2], rows[2 * m][3], rows[2 * m + 1][3]};
-            weights::half::mma(sums[m][i], first, x.x, x.y);
-            weights::half::mma(sums[m][i], second, x.z, x.w);
-        }
-    }
-}
-
-/* sums += the products of one run. */
-template <class weights, int t>
-static __device__ __forceinline__ void
-matmul_run(const matmul_lane<weights, t> &lane, int32_t slot,
-           float (&sums)[matmul_lane<weights, t>::row_tiles][matmul_lane<weights, t>::token_tiles][4])
-{
-#pragma unroll
-    for (int32_t which = 0; which < lane.piece / 8; which++) {
-        uint32_t rows[2 * lane.row_tiles][4];
-#pragma unroll
-        for (uint32_t i = 0; i < 2 * lane.row_tiles; i++)
-            weights::eight(lane.runs[slot][i], which, rows[i]);
-        matmul_eight<weights, t>(rows, lane, slot * lane.stride + 8 * which, sums);
-    }
-}
 
 /* One output that is complete. */
 template <class half>
@@ -249,25 +264,15 @@ template <class weights, int t> static __device__ __forceinline__ void matmul_ke
     if (blockIdx.y * t >= n_tokens)
         return;
     lane_type lane(a, n_tokens);
-    float sums[lane_type::row_tiles][lane_type::token_tiles][4] = {};
-
-#pragma unroll
-    for (int32_t slot = 0; slot < lane.depth; slot++)
-        lane.fill(slot);
-    for (int32_t begin = threadIdx.x / CUDA_WARP * lane.run; begin < (int32_t)a.k; begin += lane.depth * lane.stride) {
-        lane.filled();
-#pragma unroll
-        for (int32_t slot = 0; slot < lane.depth; slot++) {
-            matmul_run<weights, t>(lane, slot, sums);
-            lane.fill(slot);
-        }
-        lane.multiplied();
-    }
+    lane.fill_all();
+    for (int32_t begin = threadIdx.x / CUDA_WARP * lane_type::run; begin < (int32_t)a.k;
+         begin += lane_type::depth * lane_type::stride)
+        lane.multiply_all();
 #pragma unroll
     for (uint32_t m = 0; m < lane_type::row_tiles; m++) {
         if (m > 0)
             __syncthreads(); /* the last tile's parts have been read */
-        matmul_merge<weights, t>(a, n_tokens, blockIdx.x * lane_type::row_tiles + m, sums[m], parts);
+        matmul_merge<weights, t>(a, n_tokens, blockIdx.x * lane_type::row_tiles + m, lane.sums[m], parts);
     }
 }
 
