@@ -53,7 +53,10 @@ int cli_start_options(struct cli_model_options *o, struct base_trace *trace, str
 
 struct gpu_open_options cli_open_options(const struct cli_model_options *o)
 {
-    return (struct gpu_open_options){.n_threads = (uint32_t)o->n_threads, .kernels = o->kernels};
+    return (struct gpu_open_options){.n_threads = (uint32_t)o->n_threads,
+                                     .kernels = o->kernels,
+                                     .fastest_gemms = strcmp(o->deterministic, "off") == 0,
+                                     .no_graphs = strcmp(o->graphs, "off") == 0};
 }
 
 int cli_open_model(struct cli_model_options *o, uint32_t min_logits, struct base_trace *trace,

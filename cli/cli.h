@@ -15,7 +15,7 @@
 #include "snapshot/start.h"
 
 struct cli_model_options {
-    const char *model, *store, *redis, *device, *kernels, *dtype, *snapshot_key;
+    const char *model, *store, *redis, *device, *kernels, *deterministic, *graphs, *dtype, *snapshot_key;
     uint64_t n_threads, n_ctx, n_seqs, n_step_tokens, kv_bytes;
     bool no_snapshot, json;
 };
@@ -49,6 +49,30 @@ struct cli_model_options {
          "Device",                                                                                                     \
          "Threads of the cpu device. 0: the cores this process may use, container limits included.",                   \
          false},                                                                                                       \
+        {"deterministic",                                                                                              \
+         BASE_OPTION_CHOICE,                                                                                           \
+         &(o)->deterministic,                                                                                          \
+         "on|off",                                                                                                     \
+         "on",                                                                                                         \
+         "on|off",                                                                                                     \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Device",                                                                                                     \
+         "cuda: one GEMM algorithm for any number of rows, so that the same prompt gets the same answer in any "       \
+         "batch. "                                                                                                     \
+         "off: the fastest one for each; answers may then differ from batch to batch.",                                \
+         false},                                                                                                       \
+        {"graphs",                                                                                                     \
+         BASE_OPTION_CHOICE,                                                                                           \
+         &(o)->graphs,                                                                                                 \
+         "on|off",                                                                                                     \
+         "on",                                                                                                         \
+         "on|off",                                                                                                     \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Device",                                                                                                     \
+         "cuda: generated tokens by CUDA graphs. off: kernel by kernel, to compare with; slower.",                     \
+         false},                                                                                                       \
     {                                                                                                                  \
         "cpu-kernels", BASE_OPTION_CHOICE, &(o)->kernels, "KIND", "auto", "auto|generic|avx2", 0, 0, "Device",         \
             "Force a kernel set of the cpu device; a snapshot belongs to one. auto: the best the processor has.",      \
@@ -67,12 +91,17 @@ struct cli_model_options {
      "A model directory (config.json, tokenizer.json, *.safetensors) or the name of one that has a snapshot in the "   \
      "store.",                                                                                                         \
      true},                                                                                                            \
-        {"dtype",     BASE_OPTION_CHOICE,                                                                              \
-         &(o)->dtype, "TYPE",                                                                                          \
-         "auto",      "auto|f32|f16|bf16|q8",                                                                          \
-         0,           0,                                                                                               \
-         "Model",     "Type the weights are kept in; sums are f32. auto: as in the model's files. q8: 8-bit weights, "  \
-                      "on a card only.",                                                                               \
+        {"dtype",                                                                                                      \
+         BASE_OPTION_CHOICE,                                                                                           \
+         &(o)->dtype,                                                                                                  \
+         "TYPE",                                                                                                       \
+         "auto",                                                                                                       \
+         "auto|f32|f16|bf16|q8",                                                                                       \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Model",                                                                                                      \
+         "Type the weights are kept in; sums are f32. auto: as in the model's files. q8: 8-bit weights, "              \
+         "on a card only.",                                                                                            \
          false},                                                                                                       \
         {"ctx",       BASE_OPTION_UINT,                                                                                \
          &(o)->n_ctx, "TOKENS",                                                                                        \
