@@ -51,7 +51,14 @@ static const struct base_option options[] = {
     {"exit-after", BASE_OPTION_UINT, &exit_after, "N", "0", NULL, 0, 0, "Work",
      "Drain and leave after N prompts are published. 0: run until stopped.", false},
     {"http", BASE_OPTION_STRING, &worker_options.http, "ADDR:PORT", "127.0.0.1:8080", NULL, 0, 0, "Observing",
-     "Serves /startupz /livez /readyz /healthz /metrics; port 0 takes a free one, 'off' none.", false},
+     "Serves /startupz /livez /readyz /healthz /metrics, and on loopback addresses POST /sleep and /wake; port 0 takes "
+     "a free "
+     "one, 'off' none.",
+     false},
+    {"http-admin", BASE_OPTION_FLAG, &worker_options.http_admin, NULL, NULL, NULL, 0, 0, "Observing",
+     "Answer POST /sleep and /wake (a card's memory given back and taken again) on an address that is not loopback "
+     "too.",
+     false},
     {"trace", BASE_OPTION_STRING, &worker_options.trace_file, "FILE", NULL, NULL, 0, 0, "Observing",
      "Write the cold start as a Chrome trace (chrome://tracing, ui.perfetto.dev), or as a chart when FILE ends in "
      ".txt.",

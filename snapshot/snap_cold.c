@@ -133,18 +133,17 @@ static int compute_digest(const struct snap_cold *cold, struct snap_request *req
     return 0;
 }
 
-/* The files are still the ones whose identity the request carries: else digest, weights and identity may not belong
- * together. */
-static int check_unchanged(const struct snap_cold *cold, const struct snap_request *request, struct base_error *err)
+/* The files are still the ones of that identity: else digest, weights and identity may not belong together. */
+static int check_unchanged(const char *dir, const char *files, struct base_error *err)
 {
     struct model_file_digest identity;
     char hex[SNAP_SHA256_CHARS + 1];
-    int rc = model_files_identity(cold->dir, &identity, err);
+    int rc = model_files_identity(dir, &identity, err);
     if (rc < 0)
         return rc;
     snap_hex(identity.bytes, sizeof(identity.bytes), hex);
-    if (strcmp(hex, request->files) != 0)
-        return base_fail(err, ERR_INPUT, "the files of %s changed while they were read", cold->dir);
+    if (strcmp(hex, files) != 0)
+        return base_fail(err, ERR_INPUT, "the files of %s have changed since they were read", dir);
     return 0;
 }
 
@@ -156,7 +155,7 @@ int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, s
     if (request->wanted.value[SNAP_FP_MODEL][0] == '\0') {
         rc = compute_digest(cold, request, progress, err);
         if (rc == 0)
-            rc = check_unchanged(cold, request, err);
+            rc = check_unchanged(cold->dir, request->files, err);
         if (rc < 0) {
             snap_fingerprint_set(&request->wanted, SNAP_FP_MODEL, "");
             return rc;
@@ -191,12 +190,24 @@ int snap_cold_build(struct snap_cold *cold, struct snap_store *store, struct sna
     memcpy(m->name, request->name, sizeof(m->name));
     memcpy(m->files, request->files, sizeof(m->files));
     snprintf(m->file_dtype, sizeof(m->file_dtype), "%s", model_dtype_name(cold->file_dtype));
-    int rc = check_unchanged(cold, request, err);
+    int rc = check_unchanged(cold->dir, request->files, err);
     if (rc < 0)
         return rc;
     snap_store_clean(store);
     rc = snap_build_write(&build, out_record, err);
     if (rc == 0)
         snap_look_up_tell(store, request, &build.manifest, out_record, SNAP_STORE_ALL);
+    return rc;
+}
+
+int snap_cold_refill(const char *dir, const char *files, struct gpu_model *model, struct base_error *err)
+{
+    struct model_weights *weights = NULL;
+    int rc = model_weights_open(dir, &weights, err);
+    if (rc == 0)
+        rc = gpu_model_load(model, weights, NULL, NULL, err);
+    if (rc == 0)
+        rc = check_unchanged(dir, files, err);
+    model_weights_close(weights);
     return rc;
 }

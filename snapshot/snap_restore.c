@@ -7,7 +7,6 @@
 
 #include "snapshot/snap_fill.h"
 #include "snapshot/snap_plan.h"
-#include "snapshot/snap_proof.h"
 #include "snapshot/start.h"
 
 /* What a restore needs until the model stands. */
@@ -224,6 +223,7 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
     snap_file_record(f, name, &done.record);
     rc = restore_phases(restore, f, &parts, &done, err);
     rc = end_reading(&parts.fill, rc, err);
+    done.proof = parts.proof;
     free(parts.choices);
     snap_file_close(f);
     snap_plan_done(&parts.plan);
@@ -233,6 +233,40 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
     }
     *out = done;
     return 0;
+}
+
+static int refill(struct gpu_device *device, struct snap_file *f, const char *id, struct gpu_model *model,
+                  const struct snap_proof *proof, struct base_error *err)
+{
+    struct snap_plan plan;
+    struct snap_fill *fill = NULL;
+    const struct snap_fill_options options = {.device = device, .file = f};
+    if (strcmp(f->manifest.id, id) != 0)
+        return base_fail(err, ERR_CORRUPT, "by its manifest it is another snapshot, %s", f->manifest.id);
+    int rc = read_plan(f, &plan, err);
+    if (rc < 0)
+        return rc;
+    rc = snap_plan_check(&plan, gpu_model_plan(model), err);
+    snap_plan_done(&plan);
+    if (rc == 0)
+        rc = snap_fill_begin(&options, &fill, err);
+    if (rc < 0)
+        return rc;
+    snap_fill_model(fill, model);
+    rc = check_proof(model, proof, fill, err);
+    return end_reading(&fill, rc, err);
+}
+
+int snap_restore_refill(struct gpu_device *device, const char *path, const char *id, struct gpu_model *model,
+                        const struct snap_proof *proof, struct base_error *err)
+{
+    struct snap_file *f = NULL;
+    int rc = snap_file_open(path, &f, err);
+    if (rc < 0)
+        return rc;
+    rc = refill(device, f, id, model, proof, err);
+    snap_file_close(f);
+    return rc;
 }
 
 void snap_restored_done(struct snap_restored *restored)

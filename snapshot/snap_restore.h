@@ -19,6 +19,7 @@
 #include "gpu/device.h"
 #include "model/tokenizer.h"
 #include "snapshot/snap_file.h"
+#include "snapshot/snap_proof.h"
 
 struct snap_restore {
     struct gpu_device *device;
@@ -35,6 +36,7 @@ struct snap_restored {
     struct gpu_model *gpu;
     struct model_tokenizer *tokenizer;
     void *tokenizer_blob; /* what it stands on: free() after closing it */
+    struct snap_proof proof;
     struct snap_manifest manifest;
     struct schema_snapshot_record record;
     uint64_t file_bytes;
@@ -42,6 +44,11 @@ struct snap_restored {
 
 int snap_restore_read(const struct snap_restore *restore, struct snap_restored *out, struct base_error *err);
 void snap_restored_done(struct snap_restored *restored);
+
+/* The weights of the snapshot with that id once more into a model that was woken, and the proof that they are those. Codes as
+ * above; after an error the weights are undefined. */
+int snap_restore_refill(struct gpu_device *device, const char *path, const char *id, struct gpu_model *model,
+                        const struct snap_proof *proof, struct base_error *err);
 
 /* Defaults, and steps that have room for the proof. ERR_USAGE: a context that is too short for it. */
 int snap_limits_resolve(const struct gpu_limits *given, const struct gpu_device *device, uint64_t kv_bytes_max,

@@ -10,21 +10,16 @@
 #include "base/log.h"
 #include "snapshot/snap_cold.h"
 #include "snapshot/snap_lookup.h"
+#include "snapshot/snap_model.h"
 #include "snapshot/snap_restore.h"
 #include "snapshot/snap_store.h"
-
-/* What snap_start hands out, with what the caller need not see. */
-struct start_model {
-    struct snap_model model; /* first: the caller's pointer is ours */
-    void *tokenizer_blob;    /* malloc'ed; the tokenizer stands on it */
-};
 
 struct start {
     struct gpu_device *device;
     const struct snap_start_options *options;
     struct snap_request request;
     struct snap_store *store; /* NULL: not usable */
-    struct start_model *out;
+    struct snap_model_owned *out;
     struct snap_lease *lease; /* NULL: not ours */
     struct snap_cold cold;
     char tried[SNAP_ID_CHARS + 1]; /* the snapshot that failed already */
@@ -54,6 +49,7 @@ static void start_take_restored(struct start *s, struct snap_restored *r)
     m->restored = true;
     m->snapshot_bytes = r->file_bytes;
     s->out->tokenizer_blob = r->tokenizer_blob;
+    s->out->proof = r->proof;
     snprintf(m->snapshot_id, sizeof(m->snapshot_id), "%s", r->manifest.id);
     snprintf(m->model_digest, sizeof(m->model_digest), "%.64s", r->manifest.fingerprint.value[SNAP_FP_MODEL]);
     base_trace_note(s->options->trace, "start", "restored");
@@ -232,13 +228,27 @@ static int start_run(struct start *s, struct base_error *err)
     return start_from_directory(s, err);
 }
 
+/* Where the weights came from: a model that slept wakes from there. */
+static void start_remember(struct start *s)
+{
+    struct snap_model_owned *m = s->out;
+    m->device = s->device;
+    if (s->store && m->model.snapshot_id[0] && snap_store_path(s->store, m->model.snapshot_id, m->path, NULL) == 0)
+        snprintf(m->store, sizeof(m->store), "%s", s->options->store);
+    if (s->request.dir)
+        snprintf(m->dir, sizeof(m->dir), "%s", s->request.dir);
+    memcpy(m->files, s->request.files, sizeof(m->files));
+}
+
 int snap_start(struct gpu_device *device, const struct snap_start_options *options, struct snap_model **out_model,
                struct base_error *err)
 {
-    struct start s = {.device = device, .options = options, .out = calloc(1, sizeof(struct start_model))};
+    struct start s = {.device = device, .options = options, .out = calloc(1, sizeof(struct snap_model_owned))};
     if (!s.out)
         return base_fail(err, ERR_NOMEM, "start: out of memory");
     int rc = start_run(&s, err);
+    if (rc == 0)
+        start_remember(&s);
     snap_lease_release(s.lease);
     snap_cold_done(&s.cold);
     snap_store_close(s.store);
@@ -254,7 +264,7 @@ void snap_model_close(struct snap_model *model)
 {
     if (!model)
         return;
-    struct start_model *m = (struct start_model *)model;
+    struct snap_model_owned *m = (struct snap_model_owned *)model;
     model_tokenizer_close(model->tokenizer);
     free(m->tokenizer_blob);
     gpu_model_free(model->gpu);

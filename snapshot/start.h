@@ -54,6 +54,14 @@ int snap_start(struct gpu_device *device, const struct snap_start_options *optio
                struct base_error *err);
 void snap_model_close(struct snap_model *model);
 
+/* The device's memory, given back while there is nothing to do, and filled again: from the same snapshot, through the same
+ * checks, and proven; from the model's directory when the snapshot is gone or at fault. No step may be under way, all KV is lost,
+ * and the thread is the one that drives the model.
+ * sleep: ERR_USAGE where there is nothing to give back (cpu). On any error the model is as it was.
+ * wake: on any error it sleeps on. */
+int snap_model_sleep(struct snap_model *model, struct base_error *err);
+int snap_model_wake(struct snap_model *model, struct base_error *err);
+
 /* Fills the zero fields: n_ctx_max = n_positions (at most 4096), 16 sequences, 512 tokens a step, as many logits rows
  * as sequences (or as given), blocks for all sequences at full length within kv_bytes_max, but for one at least. */
 void snap_limits_default(struct gpu_limits *limits, const struct model_config *config, uint32_t kv_value_bytes,

@@ -3,6 +3,7 @@
  * It owns the device, the model and the engine; jobs come by the queue to_device and leave through the ledger. Between two
  * steps it looks for new jobs, for jobs whose partition has gone, and for the end. */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -10,7 +11,8 @@
 #include "worker/worker_state.h"
 
 #define IDLE_MS       100
-#define STEPS_BAD_MAX 3 /* in a row: then it is the device */
+#define REST_MS       20 /* how often one that sleeps looks up */
+#define STEPS_BAD_MAX 3  /* in a row: then it is the device */
 
 struct generator {
     struct worker *w;
@@ -43,7 +45,11 @@ static void publish_model(struct generator *g)
 {
     struct worker *w = g->w;
     const struct gpu_info *info = gpu_device_info(g->device);
+    struct base_error why = {0};
+    if (!gpu_device_uploads(g->device)) /* none of its own: it says so itself, in its own words */
+        (void)gpu_model_sleep(g->model->gpu, &why);
     pthread_mutex_lock(&w->lock);
+    snprintf(w->no_sleep, sizeof w->no_sleep, "%.255s", why.text);
     w->model = g->model;
     w->device = info;
     pthread_mutex_unlock(&w->lock);
@@ -191,6 +197,56 @@ static void cancel_gone(struct generator *g)
         base_log_info("work dropped with its partitions", LOG_INT("records", n_jobs), LOG_INT("prompts", n_prompts));
 }
 
+/* Sleep */
+
+/* The poll thread has paused for the wish that counts, and what was taken before is published. */
+static bool is_quiet(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    bool quiet = w->n_records == 0 && !w->publishing;
+    pthread_mutex_unlock(&w->lock);
+    return quiet && w->rest_quiet == w->rest_wish;
+}
+
+static void fall_asleep(struct generator *g)
+{
+    struct worker *w = g->w;
+    struct base_error err = {0};
+    int rc = snap_model_sleep(g->model, &err);
+    if (rc < 0)
+        base_log_error("worker does not sleep", LOG_STR("reason", err.text));
+    else
+        base_log_info("worker asleep", LOG_STR("model", g->model->name));
+    w->rest = rc < 0 ? WORKER_AWAKE : WORKER_ASLEEP;
+}
+
+static void wake(struct generator *g)
+{
+    struct worker *w = g->w;
+    struct base_error err = {0};
+    int rc = snap_model_wake(g->model, &err);
+    if (rc < 0)
+        base_log_error("worker does not wake", LOG_STR("reason", err.text));
+    pthread_mutex_lock(&w->lock);
+    snprintf(w->asleep_why, sizeof w->asleep_why, "%s", err.text);
+    pthread_mutex_unlock(&w->lock);
+    w->rest = rc < 0 ? WORKER_ASLEEP : WORKER_AWAKE;
+}
+
+/* Whether there is a model to work with. */
+static bool is_awake(struct generator *g)
+{
+    struct worker *w = g->w;
+    if (w->rest == WORKER_FALLING_ASLEEP && is_quiet(w))
+        fall_asleep(g);
+    if (w->rest == WORKER_WAKING)
+        wake(g);
+    if (w->rest != WORKER_ASLEEP)
+        return true;
+    base_clock_sleep_ms(REST_MS);
+    return false;
+}
+
 /* Steps */
 
 static void note_counts(struct generator *g)
@@ -238,6 +294,8 @@ static int run(struct generator *g, struct base_error *err)
     bool busy = false;
     while (!w->device_quit && !w->abandon) {
         cancel_gone(g);
+        if (!is_awake(g))
+            continue;
         feed(g, !busy && !g->head);
         int rc = step(g, &busy, err);
         if (rc < 0)

@@ -7,7 +7,19 @@
 #include "base/json_writer.h"
 #include "worker/worker_state.h"
 
-enum { OK_200 = 200, NOT_FOUND_404 = 404, UNAVAILABLE_503 = 503 };
+enum {
+    OK_200 = 200,
+    ACCEPTED_202 = 202,
+    NOT_FOUND_404 = 404,
+    METHOD_405 = 405,
+    CONFLICT_409 = 409,
+    UNAVAILABLE_503 = 503
+};
+
+static bool is_wish(const char *path)
+{
+    return strcmp(path, "/sleep") == 0 || strcmp(path, "/wake") == 0;
+}
 
 static void gauges(struct worker *w, struct worker_gauges *g)
 {
@@ -155,5 +167,66 @@ unsigned worker_health_answer(void *context, const char *path, struct base_buffe
         metrics_render(&w->metrics, &g, body);
         return OK_200;
     }
+    if (is_wish(path)) {
+        base_buffer_string(body, "POST only\n");
+        return METHOD_405;
+    }
     return NOT_FOUND_404;
+}
+
+/* Wishes */
+
+static unsigned say(struct base_buffer *body, unsigned status, const char *text)
+{
+    base_buffer_printf(body, "%s\n", text);
+    return status;
+}
+
+static unsigned ask_sleep(struct worker *w, struct base_buffer *body)
+{
+    int rest = WORKER_AWAKE;
+    if (w->no_sleep[0])
+        return say(body, CONFLICT_409, w->no_sleep);
+    if (atomic_compare_exchange_strong(&w->rest, &rest, WORKER_FALLING_ASLEEP)) {
+        w->rest_wish++; /* after rest: who sees the number sees the wish */
+        worker_queue_wake(&w->to_device);
+        rest = WORKER_FALLING_ASLEEP;
+    }
+    switch (rest) {
+    case WORKER_ASLEEP:
+        return say(body, OK_200, "asleep");
+    case WORKER_WAKING:
+        return say(body, CONFLICT_409, "it is waking up");
+    default:
+        return say(body, ACCEPTED_202, "going to sleep when what was taken is published");
+    }
+}
+
+static unsigned ask_wake(struct worker *w, struct base_buffer *body)
+{
+    int rest = WORKER_ASLEEP;
+    if (atomic_compare_exchange_strong(&w->rest, &rest, WORKER_WAKING))
+        rest = WORKER_WAKING;
+    switch (rest) {
+    case WORKER_AWAKE:
+        return say(body, OK_200, "awake");
+    case WORKER_FALLING_ASLEEP:
+        return say(body, CONFLICT_409, "it is going to sleep: wait until it is asleep");
+    default:
+        return say(body, ACCEPTED_202, "waking up");
+    }
+}
+
+unsigned worker_rest_ask(void *context, const char *path, struct base_buffer *body, const char **out_content_type)
+{
+    struct worker *w = context;
+    (void)out_content_type;
+    w->http_requests++;
+    if (!is_wish(path))
+        return say(body, METHOD_405, "GET and HEAD only");
+    if (w->draining)
+        return say(body, CONFLICT_409, "draining");
+    if (!w->model_ready)
+        return say(body, CONFLICT_409, "the model is not restored yet");
+    return strcmp(path, "/sleep") == 0 ? ask_sleep(w, body) : ask_wake(w, body);
 }

@@ -4,7 +4,13 @@
  *   /livez     200 while the poll loop comes round and no forward step hangs: otherwise a restart may help
  *   /readyz    200 while prompts are taken and answered; else the reason. Brokers that are away are one; livez stays 200
  *   /healthz   all of it, as JSON
- *   /metrics   Prometheus text */
+ *   /metrics   Prometheus text
+ *
+ * and what it can be asked for (POST):
+ *
+ *   /sleep     take nothing more, finish what was taken, give the device's memory back; it stays in the group
+ *   /wake      memory again, the same weights, proven; then go on
+ *              200: it is so already; 202: it will be; 409: not now, or not here, and why */
 #ifndef ROUSE_WORKER_HEALTH_H
 #define ROUSE_WORKER_HEALTH_H
 
@@ -15,5 +21,6 @@
 
 /* An http_handler (worker/http_server.h); context is the struct worker. */
 unsigned worker_health_answer(void *context, const char *path, struct base_buffer *body, const char **out_content_type);
+unsigned worker_rest_ask(void *context, const char *path, struct base_buffer *body, const char **out_content_type);
 
 #endif

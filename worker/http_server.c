@@ -15,13 +15,14 @@
 
 struct http_server {
     struct MHD_Daemon *daemon;
-    http_handler *handler;
-    void *context;
+    struct http_handlers handlers;
+    bool may_post;
     uint16_t port;
 };
 
-static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status, const char *content_type,
-                              const void *body, size_t n)
+/* allow: for 405, the methods that there are. */
+static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status, const char *allow,
+                              const char *content_type, const void *body, size_t n)
 {
     union { /* copied, but the interface takes a plain pointer */
         const void *from;
@@ -33,36 +34,50 @@ static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
     MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
-        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, HEAD");
+        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allow);
     enum MHD_Result result = MHD_queue_response(connection, status, response);
     MHD_destroy_response(response);
     return result;
+}
+
+static const char text_plain[] = "text/plain; charset=utf-8";
+
+static enum MHD_Result refuse(struct MHD_Connection *connection, unsigned status, const char *why)
+{
+    return answer(connection, status, "GET, HEAD", text_plain, why, strlen(why));
 }
 
 static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *path,
                                   const char *method, const char *version, const char *upload, size_t *n_upload,
                                   void **state)
 {
-    static const char text[] = "text/plain; charset=utf-8";
     struct http_server *s = context;
+    bool post = strcmp(method, "POST") == 0, first = *state == NULL, more = *n_upload > 0;
     (void)version;
     (void)upload;
-    (void)state;
-    if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0) {
-        *n_upload = 0;
-        return answer(connection, MHD_HTTP_METHOD_NOT_ALLOWED, text, "GET and HEAD only\n", 18);
-    }
+    *state = s;
+    *n_upload = 0;
+    if (!post && strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
+        return refuse(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "GET, HEAD and POST only\n");
+    if (post && !s->may_post)
+        return refuse(connection, MHD_HTTP_METHOD_NOT_ALLOWED,
+                      "POST is for loopback addresses, or with --http-admin\n");
+    if (post && MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Origin"))
+        return refuse(connection, MHD_HTTP_FORBIDDEN, "not for pages in a browser\n");
+    if (post && (first || more))
+        return MHD_YES; /* what it carries passes by */
     struct base_buffer body;
-    const char *content_type = text;
+    const char *content_type = text_plain;
     base_buffer_init(&body, BODY_BYTES_MAX);
-    unsigned status = s->handler(s->context, path, &body, &content_type);
+    http_handler *handler = post ? s->handlers.post : s->handlers.get;
+    unsigned status = handler(s->handlers.context, path, &body, &content_type);
     if (body.failed) {
         base_buffer_clear(&body);
         status = MHD_HTTP_INTERNAL_SERVER_ERROR;
     } else if (status == MHD_HTTP_NOT_FOUND && body.n == 0) {
         base_buffer_string(&body, "not found\n");
     }
-    enum MHD_Result result = answer(connection, status, content_type, body.data, body.n);
+    enum MHD_Result result = answer(connection, status, post ? "GET, HEAD" : "POST", content_type, body.data, body.n);
     base_buffer_done(&body);
     return result;
 }
@@ -99,7 +114,14 @@ static int parse(const char *address, struct sockaddr_storage *out, struct base_
     return 0;
 }
 
-int http_server_open(const char *address, http_handler *handler, void *context, struct http_server **out_server,
+static bool is_loopback(const struct sockaddr_storage *where)
+{
+    if (where->ss_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)where)->sin6_addr);
+    return ntohl(((const struct sockaddr_in *)where)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
+int http_server_open(const char *address, const struct http_handlers *handlers, struct http_server **out_server,
                      struct base_error *err)
 {
     struct sockaddr_storage where;
@@ -109,8 +131,8 @@ int http_server_open(const char *address, http_handler *handler, void *context, 
     struct http_server *s = calloc(1, sizeof *s);
     if (!s)
         return base_fail(err, ERR_NOMEM, "http: out of memory");
-    s->handler = handler;
-    s->context = context;
+    s->handlers = *handlers;
+    s->may_post = handlers->post_from_afar || is_loopback(&where);
     unsigned flags = MHD_USE_AUTO_INTERNAL_THREAD | (where.ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
     errno = 0;
     s->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_SOCK_ADDR, (struct sockaddr *)&where,

@@ -216,7 +216,7 @@ static bool want_pause(struct poller *c)
     pthread_mutex_lock(&w->lock);
     bool full = w->n_prompts >= prompts_max || w->n_bytes >= bytes_max;
     pthread_mutex_unlock(&w->lock);
-    return full || w->draining || c->guard.halted_until_ns;
+    return full || w->draining || w->rest != WORKER_AWAKE || c->guard.halted_until_ns;
 }
 
 /* The assigned partitions whose state has to change; what we paused is remembered in c->paused_list, because it stays paused
@@ -239,12 +239,8 @@ static rd_kafka_topic_partition_list_t *flow_changes(struct poller *c, const rd_
     return list;
 }
 
-static void flow_control(struct poller *c)
+static void apply_flow(struct poller *c, bool pause)
 {
-    resume_after_halt(c);
-    bool pause = want_pause(c);
-    if (pause == c->paused && !c->flow_unsure)
-        return;
     rd_kafka_topic_partition_list_t *assigned = NULL;
     if (rd_kafka_assignment(c->rk, &assigned) != RD_KAFKA_RESP_ERR_NO_ERROR)
         return;
@@ -261,6 +257,17 @@ static void flow_control(struct poller *c)
     c->paused = pause;
     c->flow_unsure = false;
     c->w->paused = pause;
+}
+
+static void flow_control(struct poller *c)
+{
+    resume_after_halt(c);
+    uint64_t wish = c->w->rest_wish; /* before rest is looked at: a wish that is newer gets its own answer */
+    bool pause = want_pause(c);
+    if (pause != c->paused || c->flow_unsure)
+        apply_flow(c, pause);
+    if (c->paused && !c->flow_unsure && !c->head && c->w->rest == WORKER_FALLING_ASLEEP)
+        c->w->rest_quiet = wish;
 }
 
 /* Positions step over transaction markers; this thread is the one that moves them, so none is ahead of the ledger: until it

@@ -305,10 +305,12 @@ static int result_of(struct worker *w, bool ended, struct base_error *err)
 
 static int open_http(struct worker *w, struct http_server **out_http, struct base_error *err)
 {
+    const struct http_handlers handlers = {
+        .get = worker_health_answer, .post = worker_rest_ask, .context = w, .post_from_afar = w->options.http_admin};
     struct http_server *http = NULL;
     if (!w->options.http)
         return 0;
-    int rc = http_server_open(w->options.http, worker_health_answer, w, &http, err);
+    int rc = http_server_open(w->options.http, &handlers, &http, err);
     if (rc < 0)
         return rc;
     base_log_info("http listening", LOG_STR("address", w->options.http), LOG_INT("port", http_server_port(http)));

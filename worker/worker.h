@@ -21,9 +21,10 @@
 
 struct worker_options {
     const char *brokers, *group, *topic_in, *topic_out, *topic_dlq;
-    const char *transactional_id; /* NULL: "<group>-<host>-<pid>" */
+    const char *transactional_id;  /* NULL: "<group>-<host>-<pid>" */
     struct base_option_list kafka; /* KEY=VALUE, passed to librdkafka, over our own settings */
     const char *http;              /* "ADDR:PORT", port 0 for a free one; NULL: no HTTP */
+    bool http_admin;               /* POST /sleep and /wake also where http is not a loopback address */
     const char *device;            /* "auto", "cpu", "cuda[:N]" */
     struct gpu_open_options open;
     struct snap_start_options start; /* model, store, redis, dtype, limits; its trace is set by worker_run */
@@ -31,8 +32,8 @@ struct worker_options {
     uint32_t n_inflight_max;         /* prompts taken and not yet published: bounds memory; pauses partitions above */
     uint32_t commit_ms;              /* group commit: a publish at most this long after the first finished prompt */
     uint32_t drain_ms;               /* SIGTERM: finish what fits into this, then leave */
-    uint64_t exit_after;             /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
-    struct base_trace *trace;        /* may be NULL: worker_run makes one */
+    uint64_t exit_after;      /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
+    struct base_trace *trace; /* may be NULL: worker_run makes one */
 };
 
 /* Runs until stopped; returns 0 after a clean drain. Blocks. Installs no signal handlers. */

@@ -97,12 +97,14 @@ enum worker_phase worker_phase(const struct worker *w)
 {
     if (w->draining)
         return WORKER_DRAINING;
+    if (w->rest == WORKER_ASLEEP || w->rest == WORKER_WAKING)
+        return WORKER_PHASE_ASLEEP;
     return w->ready ? WORKER_READY : WORKER_STARTING;
 }
 
 const char *worker_phase_name(enum worker_phase phase)
 {
-    static const char *const names[] = {"starting", "ready", "draining"};
+    static const char *const names[] = {"starting", "ready", "draining", "asleep"};
     return names[phase];
 }
 
@@ -114,6 +116,12 @@ bool worker_not_ready(struct worker *w, char *out, size_t size)
         snprintf(out, size, "draining");
     else if (!w->model_ready)
         snprintf(out, size, "the model is not restored yet");
+    else if (w->rest == WORKER_FALLING_ASLEEP)
+        snprintf(out, size, "going to sleep");
+    else if (w->rest == WORKER_WAKING)
+        snprintf(out, size, "waking up");
+    else if (w->rest == WORKER_ASLEEP)
+        snprintf(out, size, "asleep%s%s", w->asleep_why[0] ? ", and did not wake: " : "", w->asleep_why);
     else if (w->consumer_link.down)
         snprintf(out, size, "brokers away: %s", w->consumer_link.why);
     else if (w->producer_link.down)

@@ -5,7 +5,7 @@
  *   commit  commit.c, kafka_producer.c   owns the producer and the batch being published
  *   watch   kafka_watch.c                asks the brokers what may take a while: topics, lag
  *   main    worker.c                     starts, watches over and ends the others
- *   http    health.c                     reads
+ *   http    health.c                     reads, and wishes for sleep
  *
  * `lock` guards the ledger, the list of jobs and everything marked with it; nothing that waits is called while it is held. */
 #ifndef ROUSE_WORKER_WORKER_STATE_H
@@ -27,7 +27,15 @@
 #include "worker/queue.h"
 #include "worker/worker.h"
 
-enum worker_phase { WORKER_STARTING, WORKER_READY, WORKER_DRAINING };
+enum worker_phase { WORKER_STARTING, WORKER_READY, WORKER_DRAINING, WORKER_PHASE_ASLEEP };
+
+/* Whether the device's memory is ours. Each move has one owner:
+ *
+ *   AWAKE -> FALLING_ASLEEP   http: nothing more is taken
+ *   FALLING_ASLEEP -> ASLEEP  device thread, when the poll thread has paused and nothing is in flight; -> AWAKE if that fails
+ *   ASLEEP -> WAKING          http
+ *   WAKING -> AWAKE           device thread, when the proof holds; -> ASLEEP if not */
+enum worker_rest { WORKER_AWAKE, WORKER_FALLING_ASLEEP, WORKER_ASLEEP, WORKER_WAKING };
 
 /* Kafka as one thread sees it; logged when it changes. */
 struct worker_link {
@@ -54,10 +62,12 @@ struct worker {
     bool commit_gone;                       /* lock: it has ended: nothing is published any more */
     const struct snap_model *model;         /* lock to write; set once, by the device thread, when the proof held */
     const struct gpu_info *device;          /* the same */
+    char no_sleep[256];                     /* the same, before model_ready: why this device cannot; "": it can */
     struct base_error failure;              /* lock: the first one; code 0: none */
     struct worker_link consumer_link, producer_link; /* lock */
     char topics_missing[800];                        /* lock: ""; or what to say of them */
     char halted_why[512];                            /* lock: "": taking; or why not */
+    char asleep_why[512];                            /* lock: why it did not wake; "" */
     int64_t lag;                                     /* lock: -1 unknown */
     uint64_t n_published;                            /* lock: prompts */
     int64_t last_completion_ms;                      /* lock */
@@ -76,7 +86,10 @@ struct worker {
     _Atomic bool device_quit;        /* device thread: end */
     _Atomic bool abandon;            /* everybody: end as soon as you look up */
     _Atomic bool cancel;             /* device thread: some jobs have gone with their partition */
-    _Atomic bool paused;             /* partitions are paused for want of room */
+    _Atomic bool paused;             /* partitions are paused: for want of room, or to rest */
+    _Atomic int rest;                /* enum worker_rest */
+    _Atomic uint64_t rest_wish;      /* number of the last wish for sleep */
+    _Atomic uint64_t rest_quiet;     /* the wish for which the poll thread has paused: nothing is taken any more */
     _Atomic uint64_t poll_beat_ns;   /* when the poll loop came round last */
     _Atomic uint64_t step_began_ns;  /* 0: the device thread is not inside a step */
     _Atomic uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns;

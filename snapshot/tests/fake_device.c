@@ -353,8 +353,18 @@ static int fake_wake(struct gpu_model *model, struct base_error *err)
     return 0;
 }
 
+static void close_device(struct gpu_device *device)
+{
+    struct fake_device *fake = fake_of(device);
+    if (fake->n_models > 0)
+        misuse("closed before its models");
+    gpu_close(fake->cpu);
+    free(fake);
+}
+
 static const struct gpu_backend fake_backend = {
     .kind = "fake",
+    .close = close_device,
     .auto_dtype = fake_auto_dtype,
     .check = fake_check,
     .measure = fake_measure,
@@ -396,8 +406,5 @@ struct fake_device *fake_open(void)
 
 void fake_close(struct fake_device *fake)
 {
-    if (fake->n_models > 0)
-        misuse("closed before its models");
-    gpu_close(fake->cpu);
-    free(fake);
+    gpu_close(&fake->base);
 }

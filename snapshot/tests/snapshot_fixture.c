@@ -75,7 +75,7 @@ struct gpu_device *fixture_device(const char *kernels)
     return device;
 }
 
-static void take_logits(struct snap_model *m, struct fixture_run *run)
+void fixture_take_logits(struct snap_model *m, struct fixture_run *run)
 {
     enum { N = 24 };
     int32_t tokens[N];
@@ -100,7 +100,7 @@ static void take_all(struct snap_model *m, struct fixture_run *run)
     run->bytes = m->snapshot_bytes;
     memcpy(run->id, m->snapshot_id, sizeof(run->id));
     memcpy(run->digest, m->model_digest, sizeof(run->digest));
-    take_logits(m, run);
+    fixture_take_logits(m, run);
     assert_int_equal(model_tokenizer_encode(m->tokenizer, text, sizeof(text) - 1, 1000, &run->ids, &run->n_ids, NULL),
                      0);
 }

@@ -50,6 +50,7 @@ struct fixture_run fixture_start(const struct snap_start_options *options);
 struct fixture_run fixture_start_device(const struct snap_start_options *options,
                                         struct gpu_device *device); /* left open */
 struct fixture_run fixture_start_on(const struct snap_start_options *options, const char *kernels);
+void fixture_take_logits(struct snap_model *m, struct fixture_run *run);
 void fixture_run_done(struct fixture_run *run);
 void fixture_assert_same_answers(const struct fixture_run *a, const struct fixture_run *b);
 

@@ -316,11 +316,155 @@ static void test_device_fails(void **state)
     fixture_run_done(&cold);
 }
 
+/* ---- sleep ---- */
+
+struct sleeper {
+    struct fake_device *fake;
+    struct snap_model *model;
+    struct fixture_run before; /* its logits */
+};
+
+static void sleeper_open(struct sleeper *s, const struct snap_start_options *o)
+{
+    struct base_error err = {0};
+    *s = (struct sleeper){.fake = fake_open()};
+    if (snap_start(&s->fake->base, o, &s->model, &err) < 0)
+        fail_msg("%s", err.text);
+    fixture_take_logits(s->model, &s->before);
+}
+
+static void sleeper_close(struct sleeper *s)
+{
+    snap_model_close(s->model);
+    fixture_run_done(&s->before);
+    fake_close(s->fake);
+}
+
+static void fall_asleep(struct sleeper *s)
+{
+    struct base_error err = {0};
+    if (snap_model_sleep(s->model, &err) < 0)
+        fail_msg("sleep: %s", err.text);
+}
+
+static void wake_well(struct sleeper *s)
+{
+    struct base_error err = {0};
+    struct fixture_run after = {.rc = 0};
+    if (snap_model_wake(s->model, &err) < 0)
+        fail_msg("wake: %s", err.text);
+    fixture_take_logits(s->model, &after);
+    fixture_assert_same_answers(&s->before, &after);
+    fixture_run_done(&after);
+}
+
+static void wake_badly(struct sleeper *s, int rc, const char *said)
+{
+    struct base_error err = {0};
+    int is = snap_model_wake(s->model, &err);
+    if (is != rc || !strstr(err.text, said))
+        fail_msg("wake: %d '%s', expected %d '%s'", is, err.text, rc, said);
+}
+
+static void test_sleep(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct sleeper s;
+    char path[PATH_MAX];
+    make_big(f);
+    sleeper_open(&s, &o); /* built */
+    fall_asleep(&s);
+    wake_well(&s);
+    assert_int_equal(s.fake->n_puts, BIG_CHUNKS);
+    sleeper_close(&s);
+
+    sleeper_open(&s, &o);
+    assert_true(s.model->restored);
+    fixture_snapshot_path(f, s.model->snapshot_id, ".snap", path);
+    for (int i = 0; i < 3; i++) {
+        fall_asleep(&s);
+        s.fake->take_ms = i == 2 ? 20 : 0;
+        wake_well(&s);
+    }
+    assert_int_equal(s.fake->n_imports, 1); /* choices stay */
+    s.fake->take_ms = 0;
+
+    fall_asleep(&s);
+    s.fake->fail_new = true;
+    wake_badly(&s, ERR_NOMEM, "no memory");
+    s.fake->fail_new = false;
+    s.fake->fail_put = s.fake->n_puts + 3;
+    fixture_capture_begin(f);
+    wake_well(&s); /* the link was down; the directory is there */
+    fixture_capture_end(f);
+    assert_int_equal(fixture_captured(f, "the link is down"), 1);
+    assert_true(base_file_exists(path));
+
+    fixture_shell("mv '%s' '%s.away'", path, path);
+    fall_asleep(&s);
+    wake_well(&s);
+    fixture_shell("mv '%s' '%s.away'", f->model, f->model);
+    fall_asleep(&s);
+    wake_badly(&s, ERR_NOTFOUND, "not there");
+    wake_badly(&s, ERR_NOTFOUND, "not there"); /* it sleeps on, and can be asked again */
+    fixture_shell("mv '%s.away' '%s'", path, path);
+    wake_well(&s);
+
+    /* Damaged while it slept: set aside; without a directory it sleeps on, with a changed one too. */
+    fall_asleep(&s);
+    fixture_flip(path, fixture_size(path) - 5000);
+    fixture_capture_begin(f);
+    wake_badly(&s, ERR_CORRUPT, "section weights: the chunk at");
+    fixture_capture_end(f);
+    assert_int_equal(fixture_captured(f, "snapshot quarantined"), 1);
+    fixture_shell("mv '%s.away' '%s' && touch '%s/config.json'", f->model, f->model, f->model);
+    wake_badly(&s, ERR_INPUT, "have changed");
+    sleeper_close(&s);
+}
+
+/* Loaded cold and never built: the directory is all there is, and what it computed before must come again. */
+static void test_sleep_without_snapshot(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct sleeper s;
+    o.build = SNAP_BUILD_NEVER;
+    sleeper_open(&s, &o);
+    fall_asleep(&s);
+    wake_well(&s);
+    fall_asleep(&s);
+    fixture_shell("rm -r '%s'", f->model);
+    wake_badly(&s, ERR_NOTFOUND, "directory");
+    sleeper_close(&s);
+}
+
+static void test_cpu_does_not_sleep(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct gpu_device *device = fixture_device(NULL);
+    struct fixture_run before = {.rc = 0}, after = {.rc = 0};
+    struct snap_model *m = NULL;
+    struct base_error err = {0};
+    assert_int_equal(snap_start(device, &o, &m, NULL), 0);
+    fixture_take_logits(m, &before);
+    assert_int_equal(snap_model_sleep(m, &err), ERR_USAGE);
+    assert_non_null(strstr(err.text, "no memory of its own"));
+    fixture_take_logits(m, &after);
+    fixture_assert_same_answers(&before, &after);
+    fixture_run_done(&before);
+    fixture_run_done(&after);
+    snap_model_close(m);
+    gpu_close(device);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(test_build_then_restore), T(test_overlap), T(test_small_rings),
-                                       T(test_damaged_chunk), T(test_device_fails)};
+    const struct CMUnitTest tests[] = {T(test_build_then_restore),     T(test_overlap),           T(test_small_rings),
+                                       T(test_damaged_chunk),          T(test_device_fails),      T(test_sleep),
+                                       T(test_sleep_without_snapshot), T(test_cpu_does_not_sleep)};
     return cmocka_run_group_tests_name("snap_device", tests, NULL, NULL);
 }

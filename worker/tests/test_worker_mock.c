@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "schemas/prompt_batch.h"
+#include "snapshot/tests/fake_device.h"
 #include "worker/worker.h"
 
 #define IN_PARTITIONS  4
@@ -769,6 +770,158 @@ static void test_what_is_wrong_is_said(void **state)
     stop(f);
 }
 
+/* Sleep */
+
+/* In the place of gpu_open: a device with memory of its own to give back. */
+int __real_gpu_open(const char *which, const struct gpu_open_options *options, struct gpu_device **out_device,
+                    struct base_error *err);
+int __wrap_gpu_open(const char *which, const struct gpu_open_options *options, struct gpu_device **out_device,
+                    struct base_error *err);
+int __wrap_gpu_open(const char *which, const struct gpu_open_options *options, struct gpu_device **out_device,
+                    struct base_error *err)
+{
+    if (strcmp(which, "fake") != 0)
+        return __real_gpu_open(which, options, out_device, err);
+    *out_device = &fake_open()->base;
+    return 0;
+}
+
+static void ask(struct fixture *f, const char *path, unsigned status, const char *said)
+{
+    unsigned is = mock_http(f->port, "POST", path, &f->head, &f->body);
+    if (is != status || !strstr(base_buffer_cstr(&f->body), said))
+        fail_msg("POST %s: %u %s", path, is, base_buffer_cstr(&f->body));
+}
+
+static void wait_for_state(struct fixture *f, const char *state)
+{
+    char wanted[64];
+    uint64_t until = base_clock_mono_ns() + PATIENCE_MS * 1000000ull;
+    snprintf(wanted, sizeof wanted, "\"state\":\"%s\"", state);
+    do {
+        assert_int_equal(get(f, "/healthz"), 200);
+        if (strstr(base_buffer_cstr(&f->body), wanted))
+            return;
+        base_clock_sleep_ms(20);
+    } while (base_clock_mono_ns() < until);
+    fail_msg("not %s: %s", state, base_buffer_cstr(&f->body));
+}
+
+static void start_fake(struct fixture *f)
+{
+    f->options.device = "fake";
+    make_topics(f);
+    start(f);
+    wait_for_status(f, "/readyz", 200);
+}
+
+/* What is running when it is asked is finished; what comes while it sleeps waits on the topic; then it goes on as before. */
+static void test_sleep_and_wake(void **state)
+{
+    struct fixture *f = *state;
+    start_fake(f);
+    put_batches(f, "before", 8, 2, 5);
+    wait_for_metric(f, "rouse_records_total", 1);
+    ask(f, "/sleep", 202, "going to sleep");
+    wait_for_state(f, "asleep");
+    assert_int_equal(get(f, "/readyz"), 503);
+    assert_string_equal(base_buffer_cstr(&f->body), "asleep\n");
+    assert_int_equal(get(f, "/livez"), 200);
+    assert_int_equal(get(f, "/startupz"), 200);
+    assert_true(metric(f, "rouse_state{state=\"asleep\"}") == 1);
+    assert_true(metric(f, "rouse_ready") == 0);
+    assert_true(metric(f, "rouse_partitions{state=\"paused\"}") == IN_PARTITIONS);
+    assert_true(metric(f, "rouse_inflight_records") == 0);
+    double taken = metric(f, "rouse_records_total");
+    ask(f, "/sleep", 200, "asleep");
+    put_batches(f, "asleep", 4, 1, 5);
+    uint32_t n = 2 * (uint32_t)taken; /* each was answered before it slept */
+    expect_completions(f, n, SCHEMA_FINISH_LENGTH, 5);
+    expect_no_more_completions(f);
+    assert_true(metric(f, "rouse_records_total") == taken);
+
+    ask(f, "/wake", 202, "waking up");
+    wait_for_status(f, "/readyz", 200);
+    ask(f, "/wake", 200, "awake");
+    expect_completions(f, 16 + 4 - n, SCHEMA_FINISH_LENGTH, 5);
+    for (int i = 0; i < 3; i++) {
+        ask(f, "/sleep", 202, "going to sleep");
+        wait_for_state(f, "asleep");
+        ask(f, "/wake", 202, "waking up");
+        wait_for_state(f, "ready");
+    }
+    put_batches(f, "after", 2, 1, 3);
+    expect_completions(f, 2, SCHEMA_FINISH_LENGTH, 3);
+    ask(f, "/sleep", 202, "going to sleep");
+    wait_for_state(f, "asleep");
+    stop(f); /* from its sleep, at once and clean */
+}
+
+static void test_does_not_wake(void **state)
+{
+    struct fixture *f = *state;
+    char own_store[200], own_model[200], command[1600];
+    snprintf(own_store, sizeof own_store, "%s/store-%u", scratch, n_started);
+    snprintf(own_model, sizeof own_model, "%s/oracle", scratch);
+    snprintf(command, sizeof command, "cp -r '%s' '%s'", model_dir, own_model);
+    assert_int_equal(system(command), 0);
+    f->options.start.store = own_store;
+    f->options.start.model = own_model;
+    start_fake(f);
+    ask(f, "/sleep", 202, "going to sleep");
+    wait_for_state(f, "asleep");
+    snprintf(command, sizeof command, "mv '%s' '%s.away' && mv '%s' '%s.away'", own_store, own_store, own_model,
+             own_model);
+    assert_int_equal(system(command), 0);
+    ask(f, "/wake", 202, "waking up");
+    uint64_t until = base_clock_mono_ns() + PATIENCE_MS * 1000000ull;
+    while (get(f, "/readyz") != 503 || !strstr(base_buffer_cstr(&f->body), "did not wake")) {
+        assert_true(base_clock_mono_ns() < until);
+        base_clock_sleep_ms(20);
+    }
+    assert_non_null(strstr(base_buffer_cstr(&f->body), "not there"));
+    wait_for_state(f, "asleep");
+    assert_int_equal(get(f, "/livez"), 200);
+
+    snprintf(command, sizeof command, "mv '%s.away' '%s'", own_store, own_store);
+    assert_int_equal(system(command), 0);
+    ask(f, "/wake", 202, "waking up");
+    wait_for_status(f, "/readyz", 200);
+    put_batches(f, "after", 2, 1, 3);
+    expect_completions(f, 2, SCHEMA_FINISH_LENGTH, 3);
+    stop(f);
+    snprintf(command, sizeof command, "rm -r '%s.away'", own_model);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_who_may_ask(void **state)
+{
+    struct fixture *f = *state;
+    make_topics(f);
+    start(f);
+    wait_for_status(f, "/readyz", 200);
+    ask(f, "/sleep", 409, "a cpu has no memory of its own");
+    ask(f, "/wake", 200, "awake");
+    ask(f, "/readyz", 405, "GET and HEAD");
+    assert_int_equal(get(f, "/sleep"), 405);
+    assert_non_null(strstr(base_buffer_cstr(&f->head), "Allow: POST"));
+    assert_int_equal(mock_http(f->port, "DELETE", "/sleep", &f->head, &f->body), 405);
+    ask(f, "/wake HTTP/1.1\r\nOrigin: http://example.org\r\nX-Rest:", 403, "browser");
+    ask(f, "/wake HTTP/1.1\r\nContent-Length: 9\r\nX-Rest: x\r\n\r\nsome-body", 200, "awake");
+    stop(f);
+
+    snprintf(f->http, sizeof f->http, "0.0.0.0:%u", f->port);
+    start(f);
+    wait_for_status(f, "/readyz", 200);
+    ask(f, "/wake", 405, "--http-admin");
+    stop(f);
+    f->options.http_admin = true;
+    start(f);
+    wait_for_status(f, "/readyz", 200);
+    ask(f, "/wake", 200, "awake");
+    stop(f);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -788,6 +941,9 @@ int main(void)
         TEST(test_a_completion_too_large_for_the_broker),
         TEST(test_group_rebalance),
         TEST(test_what_is_wrong_is_said),
+        TEST(test_sleep_and_wake),
+        TEST(test_does_not_wake),
+        TEST(test_who_may_ask),
     };
     return cmocka_run_group_tests(tests, open_group, close_group);
 }
