@@ -39,17 +39,22 @@ struct ptx_report {
 
 struct ptx_counters { /* of one launch, or summed by kernel name */
     uint64_t launches = 0, blocks = 0, warp_instructions = 0, lane_instructions = 0;
-    uint64_t global_load_requests = 0, global_load_sectors = 0, global_load_bytes = 0;  /* 32-byte sectors; bytes asked for by active lanes */
+    uint64_t global_load_requests = 0, global_load_sectors = 0,
+             global_load_bytes = 0; /* 32-byte sectors; bytes asked for by active lanes */
     uint64_t global_store_requests = 0, global_store_sectors = 0, global_store_bytes = 0;
-    uint64_t unique_load_bytes = 0, unique_store_bytes = 0; /* distinct 32-byte sectors of the launch times 32: what DRAM must move */
-    uint64_t shared_requests = 0, shared_wavefronts = 0;    /* wavefronts above requests are bank conflicts */
+    uint64_t unique_load_bytes = 0,
+             unique_store_bytes = 0; /* distinct 32-byte sectors of the launch times 32: what DRAM must move */
+    uint64_t shared_requests = 0, shared_wavefronts = 0; /* shared_wavefronts above _min are bank conflicts: */
+    uint64_t shared_wavefronts_min = 0;                  /* 1 a request of up to 4 bytes a lane, 2 of 8, 4 of 16 */
     uint64_t barriers = 0, mma_flops = 0, fma_flops = 0;
 };
 
 struct ptx_kernel;
 struct ptx_module;
 
-struct ptx_param { uint32_t offset, bytes, align; };
+struct ptx_param {
+    uint32_t offset, bytes, align;
+};
 struct ptx_kernel_info {
     std::string name;
     std::vector<ptx_param> params;
@@ -60,13 +65,16 @@ std::unique_ptr<ptx_module, void (*)(ptx_module *)> ptx_parse(const char *text, 
 const ptx_kernel *ptx_find(const ptx_module *module, const char *name); /* NULL: no such entry */
 const ptx_kernel_info &ptx_info(const ptx_kernel *kernel);
 std::vector<const ptx_kernel *> ptx_kernels(const ptx_module *module);
+/* A .global or .const variable, for cuModuleGetGlobal: it lives in the module, not in ptx_memory. Copies to and from it go to
+ * out->host; kernels reach it without asking ptx_memory. */
+bool ptx_find_data(ptx_module *module, const char *name, ptx_range *out);
 
 struct ptx_options {
-    uint64_t seed = 0;       /* order of blocks and warps; 0: plain order */
-    bool preempt = false;    /* switch warps at random instructions too */
-    int jitter_ulps = 0;     /* noise on approx instructions */
-    uint64_t budget = 0;     /* lane instructions a launch may take; 0: none */
-    bool shadow = true;      /* races, initialisation */
+    uint64_t seed = 0;    /* order of blocks and warps; 0: plain order */
+    bool preempt = false; /* switch warps at random instructions too */
+    int jitter_ulps = 0;  /* noise on approx instructions */
+    uint64_t budget = 0;  /* lane instructions a launch may take; 0: none */
+    bool shadow = true;   /* races, initialisation */
 };
 
 struct ptx_launch_args {
@@ -74,7 +82,8 @@ struct ptx_launch_args {
     const void *params; /* [param_bytes], as in the kernel's .param space */
 };
 
-class ptx_machine {
+class ptx_machine
+{
   public:
     ptx_machine(ptx_memory *memory, const ptx_options &options);
     ~ptx_machine();
