@@ -561,8 +561,16 @@ void ptx_do_ld(ptx_lanes &lanes, const ptx_inst &i)
 void ptx_do_ld_param(ptx_lanes &lanes, const ptx_inst &i)
 {
     ptx_warp &w = ptx_warp_of(lanes);
+    const ptx_run &run = *w.block->run;
+    const unsigned bytes = i.bytes * i.vector, end = run.kernel->info.param_bytes;
+    addresses a = row_addresses(w, i.row[PTX_AT_ADDRESS], i.flags & PTX_ADD64, i.offset);
+    check_alignment(w, i, a, bytes);
     places at;
-    at.fill(const_cast<uint8_t *>(w.block->run->params) + i.offset);
+    for_lanes(w.mask, [&](int l) {
+        if (a.at[l] + bytes > end)
+            w.block->run->stop("param-bounds", w, i, l, access_text("reads", bytes, a.at[l]) + " of the parameters");
+        at[static_cast<size_t>(l)] = const_cast<uint8_t *>(run.params) + a.at[l];
+    });
     load_to_rows(w, i, at);
 }
 

@@ -255,7 +255,9 @@ class decoder
 
     uint32_t source(const ptx_operand &o, uint8_t width)
     {
-        if (o.kind == ptx_operand::IMMEDIATE && width != PTX_W_PRED)
+        if (o.kind == ptx_operand::IMMEDIATE && width == PTX_W_PRED)
+            return b.constant(number(o) ? PTX_ALL_LANES : 0, 4);
+        if (o.kind == ptx_operand::IMMEDIATE)
             return b.constant(immediate(o, width), width);
         if (o.kind != ptx_operand::REGISTER || o.width != width)
             fail("an operand of the wrong kind or width");
@@ -545,14 +547,12 @@ class decoder
         append();
     }
 
+    /* By name, or by a register that got the name's address. */
     void parameter(const ptx_operand &o)
     {
-        uint64_t end = o.value + static_cast<uint64_t>(inst.bytes) * inst.vector;
-        if (o.kind != ptx_operand::ADDRESS || o.has_base || o.space != PTX_PARAM)
+        if (o.kind != ptx_operand::ADDRESS || (!o.has_base && o.space != PTX_PARAM))
             fail("a parameter that is not read by its name");
-        if (end > b.k->info.param_bytes || o.value % (inst.bytes * inst.vector))
-            fail("a read outside the parameters");
-        inst.offset = static_cast<int64_t>(o.value);
+        address_at(PTX_AT_ADDRESS, o);
     }
 
     void store()

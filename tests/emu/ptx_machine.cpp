@@ -5,32 +5,13 @@
 #include "ptx_exec.h"
 
 /* Every name that a report can carry. */
-const std::vector<const char *> ptx_fault_names = {"aligned-divergence",
-                                                   "assert",
-                                                   "barrier-count",
-                                                   "barrier-divergence",
-                                                   "branch-bounds",
-                                                   "branch-not-uniform",
-                                                   "budget",
-                                                   "cp-async-size",
-                                                   "cp-async-unwaited",
-                                                   "early-exit-barrier",
-                                                   "global-bounds",
-                                                   "global-race",
-                                                   "global-uninitialised",
-                                                   "launch-shape",
-                                                   "local-bounds",
-                                                   "local-uninitialised",
-                                                   "mask-mismatch",
-                                                   "misaligned",
-                                                   "nc-read-of-written",
-                                                   "read-only-store",
-                                                   "shared-bounds",
-                                                   "shared-race",
-                                                   "shared-uninitialised",
-                                                   "shuffle-divergence",
-                                                   "shuffle-inactive-source",
-                                                   "trap"};
+const std::vector<const char *> ptx_fault_names = {
+    "aligned-divergence",      "assert",        "barrier-count",        "barrier-divergence",   "branch-bounds",
+    "branch-not-uniform",      "budget",        "cp-async-size",        "cp-async-unwaited",    "early-exit-barrier",
+    "global-bounds",           "global-race",   "global-uninitialised", "launch-shape",         "local-bounds",
+    "local-uninitialised",     "mask-mismatch", "misaligned",           "nc-read-of-written",   "param-bounds",
+    "read-only-store",         "shared-bounds", "shared-race",          "shared-uninitialised", "shuffle-divergence",
+    "shuffle-inactive-source", "trap"};
 
 namespace
 {
