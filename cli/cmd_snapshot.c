@@ -12,6 +12,7 @@
 
 static struct cli_model_options model_options;
 static bool force, proof;
+static const char *kind;
 
 #define STORE_OPTIONS                                                                                                  \
     {"store",                                                                                                          \
@@ -84,7 +85,8 @@ static int build(struct base_error *err)
     bool built = false;
     int rc = cli_start_options(&model_options, NULL, &start, err);
     if (rc == 0)
-        rc = gpu_open(model_options.device, &open, &device, err);
+        rc = strcmp(kind, "host") == 0 ? gpu_open_planner(model_options.device, &open, &device, err)
+                                       : gpu_open(model_options.device, &open, &device, err);
     if (rc == 0) {
         uint64_t began = base_clock_mono_ns();
         rc = snap_admin_build(device, &start, force, &record, &built, err);
@@ -177,6 +179,11 @@ static const struct base_option build_options[] = {
     CLI_OPTIONS_MODEL(&model_options),
     CLI_OPTIONS_DEVICE(&model_options),
     CLI_OPTIONS_SNAPSHOT(&model_options),
+    {"kind", BASE_OPTION_CHOICE, &kind, "KIND", "device", "device|host", 0, 0, "Snapshot",
+     "device: taken on the device itself, complete. host: for any card of --device cuda, built where there is none; "
+     "the "
+     "first worker on a card finishes it.",
+     false},
     {"force", BASE_OPTION_FLAG, &force, NULL, NULL, NULL, 0, 0, "Snapshot", "Build it anew even when it is there.",
      false},
     CLI_OPTION_JSON(&model_options),

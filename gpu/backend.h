@@ -14,7 +14,7 @@ struct gpu_backend {
                 struct base_error *err);
     void (*close)(struct gpu_device *device);
     enum model_dtype (*auto_dtype)(enum model_dtype file_dtype);
-    /* What this device cannot run of what plan.c admits: ERR_USAGE. */
+    /* What this device cannot run of what plan.c admits: ERR_USAGE. device is NULL when it is planned for and not here. */
     int (*check)(const struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
                  struct base_error *err);
 
@@ -76,6 +76,10 @@ static inline int gpu_gate_pass(struct gpu_model *model, uint64_t end, struct ba
 
 extern const struct gpu_backend gpu_cpu_backend;
 extern const struct gpu_backend gpu_cuda_backend; /* in builds with ROUSE_CUDA */
+
+/* gpu_open_planner for a back end's devices. */
+int gpu_planner_open(const struct gpu_backend *target, const struct gpu_open_options *options,
+                     struct gpu_device **out_device, struct base_error *err);
 
 /* ERR_USAGE, ERR_INPUT as gpu_model_forward says. That no block is written by two sequences is the caller's promise. */
 int gpu_step_check(const struct gpu_plan *plan, const struct gpu_sequence *sequences, uint32_t n_sequences,

@@ -85,6 +85,18 @@ int gpu_open(const char *which, const struct gpu_open_options *options, struct g
     return rc;
 }
 
+int gpu_open_planner(const char *kind, const struct gpu_open_options *options, struct gpu_device **out_device,
+                     struct base_error *err)
+{
+    const struct gpu_open_options defaults = {0};
+    const struct gpu_backend *target = find_backend(kind, strlen(kind));
+    if (!target || !target->upload_open)
+        return base_fail(err, target ? ERR_USAGE : ERR_SERVICE,
+                         "nothing can be planned for a device '%.32s' that is not here%s", kind,
+                         target ? ": it always is" : "; this build has no such back end");
+    return gpu_planner_open(target, options ? options : &defaults, out_device, err);
+}
+
 void gpu_close(struct gpu_device *device)
 {
     if (device)

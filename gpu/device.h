@@ -32,6 +32,7 @@
 #include "model/weights.h"
 
 #define GPU_LAYOUT_VERSION 1  /* of the weight range; part of every fingerprint */
+#define GPU_ARCH_HOST      "host" /* gpu_info.arch of a planner */
 #define GPU_BLOCK_TOKENS   16 /* tokens in one KV block */
 
 struct gpu_device;
@@ -58,6 +59,10 @@ struct gpu_open_options {
  * ERR_USAGE: no such device or kernels, or the processor lacks them. options may be NULL. */
 int gpu_open(const char *which, const struct gpu_open_options *options, struct gpu_device **out_device,
              struct base_error *err);
+/* A device of that kind ("cuda") that is not here: its models are planned and packed as the device will want them, in memory that
+ * gpu_model_host addresses, and compute nothing. arch is GPU_ARCH_HOST, driver "". ERR_SERVICE: not in this build. */
+int gpu_open_planner(const char *kind, const struct gpu_open_options *options, struct gpu_device **out_device,
+                     struct base_error *err);
 void gpu_close(struct gpu_device *device); /* after its models */
 const struct gpu_info *gpu_device_info(const struct gpu_device *device);
 

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/pool.h"
 #include "base/progress.h"
+#include "snapshot/snap_build.h"
 #include "snapshot/snap_cold.h"
 #include "snapshot/snap_lookup.h"
 #include "snapshot/snap_restore.h"
@@ -74,7 +75,7 @@ static int build_run(struct build *b, struct schema_snapshot_record *out_record,
         return 0;
     int rc = snap_cold_open(&b->cold, b->device, b->request.dir, b->request.dtype, err);
     if (rc == 0)
-        rc = snap_cold_lease(&b->cold, b->store, &b->request, &b->lease, err);
+        rc = snap_build_lease(b->store, &b->request, model_dtype_name(b->cold.dtype), &b->lease, err);
     if (rc == 0)
         rc = snap_cold_identify(&b->cold, b->store, &b->request, b->options->progress, id, err);
     if (rc < 0 || build_is_there(b, id, out_record))

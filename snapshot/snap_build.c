@@ -287,3 +287,23 @@ int snap_build_write(struct snap_build *build, struct schema_snapshot_record *ou
                   LOG_F64("seconds", (double)(base_clock_mono_ns() - began_ns) * 1e-9));
     return 0;
 }
+
+int snap_build_lease(struct snap_store *store, const struct snap_request *request, const char *dtype,
+                     struct snap_lease **out_lease, struct base_error *err)
+{
+    char env[SNAP_ID_CHARS + 1], key[SNAP_ID_CHARS + 1];
+    int rc = snap_fingerprint_env(&request->wanted, dtype, env, err);
+    if (rc == 0)
+        rc = snap_lease_key(request->name, env, key, err);
+    return rc < 0 ? rc : snap_lease_take(store, key, out_lease, err);
+}
+
+int snap_build_publish(struct snap_build *build, const struct snap_request *request,
+                       struct schema_snapshot_record *out_record, struct base_error *err)
+{
+    snap_store_clean(build->store);
+    int rc = snap_build_write(build, out_record, err);
+    if (rc == 0)
+        snap_look_up_tell(build->store, request, &build->manifest, out_record, SNAP_STORE_ALL);
+    return rc;
+}

@@ -11,6 +11,7 @@
 
 #include "gpu/device.h"
 #include "snapshot/snap_lease.h"
+#include "snapshot/snap_lookup.h"
 #include "snapshot/snap_manifest.h"
 #include "snapshot/snap_store.h"
 
@@ -24,6 +25,14 @@ struct snap_build {
     struct snap_manifest manifest; /* fingerprint, name, file_dtype and files are set; the rest is filled in here */
     bool progress;
 };
+
+/* The right to build what is asked for, with that dtype. ERR_AGAIN: another builder has it. */
+int snap_build_lease(struct snap_store *store, const struct snap_request *request, const char *dtype,
+                     struct snap_lease **out_lease, struct base_error *err);
+
+/* Writes it, after what dead builders left is removed, and tells the indexes what is asked for. */
+int snap_build_publish(struct snap_build *build, const struct snap_request *request,
+                       struct schema_snapshot_record *out_record, struct base_error *err);
 
 /* Logs `snapshot created`. ERR_IO with the bytes needed and free when the disk is full; ERR_AGAIN: the lease was lost. */
 int snap_build_write(struct snap_build *build, struct schema_snapshot_record *out_record, struct base_error *err);

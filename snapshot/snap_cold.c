@@ -105,16 +105,6 @@ void snap_cold_done(struct snap_cold *cold)
     cold->weights = NULL;
 }
 
-int snap_cold_lease(const struct snap_cold *cold, struct snap_store *store, const struct snap_request *request,
-                    struct snap_lease **out_lease, struct base_error *err)
-{
-    char env[SNAP_ID_CHARS + 1], key[SNAP_ID_CHARS + 1];
-    int rc = snap_fingerprint_env(&request->wanted, model_dtype_name(cold->dtype), env, err);
-    if (rc == 0)
-        rc = snap_lease_key(request->name, env, key, err);
-    return rc < 0 ? rc : snap_lease_take(store, key, out_lease, err);
-}
-
 static int compute_digest(const struct snap_cold *cold, struct snap_request *request, bool progress,
                           struct base_error *err)
 {
@@ -191,13 +181,7 @@ int snap_cold_build(struct snap_cold *cold, struct snap_store *store, struct sna
     memcpy(m->files, request->files, sizeof(m->files));
     snprintf(m->file_dtype, sizeof(m->file_dtype), "%s", model_dtype_name(cold->file_dtype));
     int rc = check_unchanged(cold->dir, request->files, err);
-    if (rc < 0)
-        return rc;
-    snap_store_clean(store);
-    rc = snap_build_write(&build, out_record, err);
-    if (rc == 0)
-        snap_look_up_tell(store, request, &build.manifest, out_record, SNAP_STORE_ALL);
-    return rc;
+    return rc < 0 ? rc : snap_build_publish(&build, request, out_record, err);
 }
 
 int snap_cold_refill(const char *dir, const char *files, struct gpu_model *model, struct base_error *err)

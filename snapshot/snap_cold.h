@@ -35,10 +35,6 @@ void snap_cold_done(struct snap_cold *cold);
 /* The weights once more into a model that was woken. ERR_INPUT: files is not the identity of the directory's files any more. */
 int snap_cold_refill(const char *dir, const char *files, struct gpu_model *model, struct base_error *err);
 
-/* The right to build what cold is. ERR_AGAIN: another builder has it. */
-int snap_cold_lease(const struct snap_cold *cold, struct snap_store *store, const struct snap_request *request,
-                    struct snap_lease **out_lease, struct base_error *err);
-
 /* Completes the request's fingerprint: dtype, and the model's digest, which is computed when no index knew it, and
  * recorded. */
 int snap_cold_identify(const struct snap_cold *cold, struct snap_store *store, struct snap_request *request,

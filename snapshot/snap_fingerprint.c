@@ -122,14 +122,14 @@ void snap_fingerprint_set(struct snap_fingerprint *f, enum snap_fingerprint_fiel
 struct snap_fingerprint snap_fingerprint_host(const struct snap_fingerprint *f)
 {
     struct snap_fingerprint host = *f;
-    snap_fingerprint_set(&host, SNAP_FP_ARCH, SNAP_ARCH_HOST);
+    snap_fingerprint_set(&host, SNAP_FP_ARCH, GPU_ARCH_HOST);
     snap_fingerprint_set(&host, SNAP_FP_DRIVER, "");
     return host;
 }
 
 bool snap_fingerprint_is_host(const struct snap_fingerprint *f)
 {
-    return strcmp(f->value[SNAP_FP_ARCH], SNAP_ARCH_HOST) == 0;
+    return strcmp(f->value[SNAP_FP_ARCH], GPU_ARCH_HOST) == 0;
 }
 
 static void fingerprint_line(const struct snap_fingerprint *f, int field, const char *value, struct base_buffer *out)

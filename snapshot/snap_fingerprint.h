@@ -20,15 +20,13 @@ enum snap_fingerprint_field {
     SNAP_FP_MODEL,  /* SHA-256 of weights, config and tokenizer; "" in a wanted fingerprint: not known */
     SNAP_FP_DTYPE,  /* "auto" in a wanted fingerprint: as the model's files are */
     SNAP_FP_DEVICE,
-    SNAP_FP_ARCH,   /* SNAP_ARCH_HOST: of a host snapshot, for any arch of the device */
+    SNAP_FP_ARCH,   /* GPU_ARCH_HOST: of a host snapshot, for any arch of the device */
     SNAP_FP_DRIVER, /* "" for a host snapshot */
     SNAP_FP_KEY,    /* --snapshot-key */
     SNAP_FP_N
 };
 
 enum { SNAP_FP_VALUE_MAX = 400, SNAP_KEY_BYTES_MAX = 128 };
-
-#define SNAP_ARCH_HOST "host"
 
 struct snap_fingerprint {
     char value[SNAP_FP_N][SNAP_FP_VALUE_MAX];

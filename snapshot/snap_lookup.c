@@ -92,6 +92,12 @@ static bool store_has_kind(const struct snap_store *store, const struct snap_req
     return true;
 }
 
+bool snap_look_up_host(const struct snap_store *store, const struct snap_request *request, const char *dtype,
+                       char out_id[SNAP_ID_CHARS + 1])
+{
+    return store_has_kind(store, request, request->wanted.value[SNAP_FP_MODEL], dtype, SNAP_KIND_HOST, out_id);
+}
+
 static void request_learn(struct snap_request *r, const struct snap_index_entry *e)
 {
     if (r->files[0] == '\0' || e->model_digest[0] == '\0')
@@ -116,7 +122,7 @@ static bool entry_leads(struct snap_store *store, struct snap_request *r, const 
     request_learn(r, e);
     if (e->id[0] && snap_store_has(store, e->id)) {
         /* A host snapshot answers; but a device one of it may have been made since, which this index has not heard of. */
-        if (e->has_record && strcmp(e->record.arch, SNAP_ARCH_HOST) == 0 &&
+        if (e->has_record && strcmp(e->record.arch, GPU_ARCH_HOST) == 0 &&
             store_has_kind(store, r, e->record.model_digest, e->record.dtype, SNAP_KIND_DEVICE, out->id))
             return true;
         *out_told = true;

@@ -36,6 +36,10 @@ struct snap_found {
  * digest and its files' dtype for the request, when an index knows them. */
 bool snap_look_up(struct snap_store *store, struct snap_request *request, struct snap_found *out_found);
 
+/* The host snapshot of what is wanted (its model is known), with that dtype, if the store has one that would do. */
+bool snap_look_up_host(const struct snap_store *store, const struct snap_request *request, const char *dtype,
+                       char out_id[SNAP_ID_CHARS + 1]);
+
 /* Tells the indexes in `which` what leads to the snapshot with this manifest and record. */
 void snap_look_up_tell(struct snap_store *store, const struct snap_request *request,
                        const struct snap_manifest *manifest, const struct schema_snapshot_record *record,

@@ -219,6 +219,7 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
         return rc;
     done.manifest = f->manifest;
     done.file_bytes = f->layout.file_bytes;
+    done.tokenizer_bytes = f->layout.sections[SNAP_TOKENIZER].bytes;
     snprintf(name, sizeof(name), "%s.snap", f->manifest.id);
     snap_file_record(f, name, &done.record);
     rc = restore_phases(restore, f, &parts, &done, err);

@@ -3,6 +3,8 @@
  *   header, tables, manifest -> does it fit? -> tokenizer and weights read in parallel, each chunk checked by the thread
  *   that read it (snap_fill); meanwhile plan, computed anew and compared -> arena -> choices -> proof
  *
+ * A host snapshot is finished here as far as a device can: it is warmed up. Its proof is for who builds the device snapshot.
+ *
  * It either succeeds whole or leaves nothing behind: no memory, no file. What the codes mean for the caller:
  * ERR_CORRUPT    the file is at fault: set it aside
  * ERR_NOTFOUND   it is not there (any more)
@@ -36,6 +38,7 @@ struct snap_restored {
     struct gpu_model *gpu;
     struct model_tokenizer *tokenizer;
     void *tokenizer_blob; /* what it stands on: free() after closing it */
+    size_t tokenizer_bytes;
     struct snap_proof proof;
     struct snap_manifest manifest;
     struct schema_snapshot_record record;

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
+#include "snapshot/snap_build.h"
 #include "snapshot/snap_cold.h"
 #include "snapshot/snap_lookup.h"
 #include "snapshot/snap_model.h"
@@ -25,6 +26,76 @@ struct start {
     char tried[SNAP_ID_CHARS + 1]; /* the snapshot that failed already */
     struct base_error why;         /* and why */
 };
+
+/* ---- what the next start will restore ---- */
+
+/* The lease: who gets it builds; who does not serves without. */
+static void start_lease(struct start *s, const char *dtype)
+{
+    struct base_error err = {0};
+    int rc = s->store ? snap_build_lease(s->store, &s->request, dtype, &s->lease, &err) : ERR_NOTFOUND;
+    if (rc == ERR_AGAIN)
+        base_log_info("snapshot is being built by another worker", LOG_STR("model", s->request.name),
+                      LOG_STR("reason", err.text));
+    else if (rc < 0 && s->store)
+        base_log_warn("snapshot not created", LOG_STR("model", s->request.name), LOG_STR("reason", err.text));
+}
+
+static void start_give_up_building(struct start *s, const struct base_error *why)
+{
+    base_log_warn("snapshot not created", LOG_STR("model", s->request.name), LOG_STR("reason", why->text));
+    snap_lease_release(s->lease);
+    s->lease = NULL;
+}
+
+static void start_built(struct start *s, int rc, const struct schema_snapshot_record *record,
+                        const struct base_error *why)
+{
+    struct snap_model *m = &s->out->model;
+    base_trace_end(s->options->trace, BASE_TRACE_BUILD);
+    if (rc < 0) {
+        start_give_up_building(s, why);
+        return;
+    }
+    m->built = true;
+    m->snapshot_bytes = record->bytes;
+    memcpy(m->snapshot_id, record->id, sizeof(m->snapshot_id));
+    base_trace_note(s->options->trace, "snapshot", record->id);
+}
+
+static void start_build(struct start *s)
+{
+    struct schema_snapshot_record record;
+    struct base_error err = {0};
+    base_trace_begin(s->options->trace, BASE_TRACE_BUILD);
+    int rc = snap_cold_build(&s->cold, s->store, s->lease, &s->request, s->options->progress, &record, &err);
+    start_built(s, rc, &record, &err);
+}
+
+/* A host snapshot was restored and the device has warmed up: with its choices and a proof it is a device snapshot. */
+static void start_build_from_host(struct start *s, const struct snap_restored *r)
+{
+    const char *dtype = r->manifest.fingerprint.value[SNAP_FP_DTYPE];
+    struct schema_snapshot_record record;
+    struct base_error err = {0};
+    if (!s->lease)
+        start_lease(s, dtype);
+    if (!s->lease)
+        return;
+    struct snap_build build = {.store = s->store,
+                               .lease = s->lease,
+                               .model = r->gpu,
+                               .tokenizer = r->tokenizer_blob,
+                               .tokenizer_bytes = r->tokenizer_bytes,
+                               .manifest = r->manifest,
+                               .progress = s->options->progress};
+    struct snap_fingerprint *f = &build.manifest.fingerprint;
+    snap_fingerprint_set(f, SNAP_FP_ARCH, s->request.wanted.value[SNAP_FP_ARCH]);
+    snap_fingerprint_set(f, SNAP_FP_DRIVER, s->request.wanted.value[SNAP_FP_DRIVER]);
+    base_trace_begin(s->options->trace, BASE_TRACE_BUILD);
+    int rc = snap_build_publish(&build, &s->request, &record, &err);
+    start_built(s, rc, &record, &err);
+}
 
 /* ---- restore ---- */
 
@@ -82,6 +153,8 @@ static int start_restore(struct start *s, const char *id, unsigned untold)
     if (untold)
         snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, untold);
     start_take_restored(s, &restored);
+    if (restored.manifest.kind == SNAP_KIND_HOST)
+        start_build_from_host(s, &restored);
     return 0;
 }
 
@@ -97,44 +170,7 @@ static int start_from_snapshot(struct start *s)
                      found.reason[0] ? "; it was quarantined: " : "", found.reason);
 }
 
-/* ---- cold load, and what the next start will restore ---- */
-
-/* The lease: who gets it builds; who does not serves without. */
-static void start_lease(struct start *s)
-{
-    struct base_error err = {0};
-    int rc = s->store ? snap_cold_lease(&s->cold, s->store, &s->request, &s->lease, &err) : ERR_NOTFOUND;
-    if (rc == ERR_AGAIN)
-        base_log_info("snapshot is being built by another worker", LOG_STR("model", s->request.name),
-                      LOG_STR("reason", err.text));
-    else if (rc < 0 && s->store)
-        base_log_warn("snapshot not created", LOG_STR("model", s->request.name), LOG_STR("reason", err.text));
-}
-
-static void start_give_up_building(struct start *s, const struct base_error *why)
-{
-    base_log_warn("snapshot not created", LOG_STR("model", s->request.name), LOG_STR("reason", why->text));
-    snap_lease_release(s->lease);
-    s->lease = NULL;
-}
-
-static void start_build(struct start *s)
-{
-    struct schema_snapshot_record record;
-    struct base_error err = {0};
-    struct snap_model *m = &s->out->model;
-    base_trace_begin(s->options->trace, BASE_TRACE_BUILD);
-    int rc = snap_cold_build(&s->cold, s->store, s->lease, &s->request, s->options->progress, &record, &err);
-    base_trace_end(s->options->trace, BASE_TRACE_BUILD);
-    if (rc < 0) {
-        start_give_up_building(s, &err);
-        return;
-    }
-    m->built = true;
-    m->snapshot_bytes = record.bytes;
-    memcpy(m->snapshot_id, record.id, sizeof(m->snapshot_id));
-    base_trace_note(s->options->trace, "snapshot", record.id);
-}
+/* ---- cold load ---- */
 
 static void start_take_cold(struct start *s)
 {
@@ -152,12 +188,12 @@ static void start_take_cold(struct start *s)
 static int start_from_directory(struct start *s, struct base_error *err)
 {
     struct base_trace *trace = s->options->trace;
-    char id[SNAP_ID_CHARS + 1] = "";
+    char id[SNAP_ID_CHARS + 1] = "", host_id[SNAP_ID_CHARS + 1];
     base_trace_begin(trace, BASE_TRACE_COLD_LOAD);
     int rc = snap_cold_open(&s->cold, s->device, s->request.dir, s->request.dtype, err);
     if (rc < 0)
         return rc;
-    start_lease(s);
+    start_lease(s, model_dtype_name(s->cold.dtype));
     if (s->lease) {
         struct base_error why = {0};
         if (snap_cold_identify(&s->cold, s->store, &s->request, s->options->progress, id, &why) < 0)
@@ -167,6 +203,12 @@ static int start_from_directory(struct start *s, struct base_error *err)
     }
     /* The same model from another directory, or another worker was faster: it is there already. */
     bool there = s->lease && snap_store_has(s->store, id);
+    if (s->lease && !there && snap_look_up_host(s->store, &s->request, model_dtype_name(s->cold.dtype), host_id) &&
+        strcmp(host_id, s->tried) != 0) {
+        base_trace_end(trace, BASE_TRACE_COLD_LOAD);
+        if (start_restore(s, host_id, SNAP_STORE_ALL) == 0)
+            return 0;
+    }
     if (there && strcmp(id, s->tried) != 0) {
         base_trace_end(trace, BASE_TRACE_COLD_LOAD);
         if (start_restore(s, id, SNAP_STORE_ALL) == 0)

@@ -48,8 +48,8 @@ static enum model_dtype fake_auto_dtype(enum model_dtype file_dtype)
 static int fake_check(const struct gpu_device *device, const struct model_config *config, enum model_dtype dtype,
                       struct base_error *err)
 {
-    const struct gpu_device *cpu = fake_of(device)->cpu;
-    return cpu->backend->check(cpu, config, dtype, err);
+    (void)device, (void)dtype;
+    return config->head_dim % 8 == 0 ? 0 : base_fail(err, ERR_USAGE, "fake device: heads of %u", config->head_dim);
 }
 
 static void fake_measure(const struct gpu_device *device, const struct gpu_plan *plan, uint64_t *out_workspace_bytes,
@@ -407,4 +407,14 @@ struct fake_device *fake_open(void)
 void fake_close(struct fake_device *fake)
 {
     gpu_close(&fake->base);
+}
+
+struct gpu_device *fake_open_planner(void)
+{
+    const struct gpu_open_options options = {.n_threads = 2};
+    struct gpu_device *planner = NULL;
+    struct base_error err = {0};
+    if (gpu_planner_open(&fake_backend, &options, &planner, &err) < 0)
+        misuse(err.text);
+    return planner;
 }

@@ -39,4 +39,7 @@ struct fake_device {
 struct fake_device *fake_open(void);
 void fake_close(struct fake_device *fake);
 
+/* For host snapshots of fake devices. */
+struct gpu_device *fake_open_planner(void);
+
 #endif

@@ -316,6 +316,132 @@ static void test_device_fails(void **state)
     fixture_run_done(&cold);
 }
 
+/* ---- host snapshots ---- */
+
+static void build_host(const struct snap_start_options *o, struct schema_snapshot_record *out_record)
+{
+    struct gpu_device *planner = fake_open_planner();
+    struct base_error err = {0};
+    bool built = false;
+    for (int i = 0; i < 2; i++) {
+        if (snap_admin_build(planner, o, false, out_record, &built, &err) < 0)
+            fail_msg("%s", err.text);
+        assert_int_equal(built, i == 0);
+    }
+    assert_string_equal(out_record->arch, "host");
+    gpu_close(planner);
+}
+
+/* Built without the device; the first worker on one finishes it, the next finds the device's own. */
+static void test_host_snapshot(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct schema_snapshot_record host;
+    struct fake_device seen;
+    struct fixture_run plain = start(
+        &(struct snap_start_options){.model = f->model, .dtype = "auto", .build = SNAP_BUILD_NEVER, .limits = o.limits},
+        NULL, NULL);
+    build_host(&o, &host);
+    fixture_shell("mv '%s' '%s.away'", f->model, f->model);
+    static const char *const names[] = {"oracle", NULL};
+    for (int i = 0; i < 2; i++) { /* by name, through the index and without one; and by the directory */
+        o.model = names[i] ? names[i] : f->model;
+        if (i == 1)
+            fixture_shell("mv '%s.away' '%s'; rm -r '%s/index'", f->model, f->model, f->store);
+        struct fixture_run first = start(&o, NULL, &seen);
+        assert_started(&first, true, true);
+        assert_int_equal(seen.n_warm_ups, 1);
+        assert_int_equal(seen.n_imports, 0);
+        assert_string_not_equal(first.id, host.id);
+        fixture_assert_same_answers(&plain, &first);
+        struct fixture_run second = start(&o, NULL, &seen);
+        assert_started(&second, true, false);
+        assert_string_equal(second.id, first.id);
+        assert_int_equal(seen.n_warm_ups, 0);
+        assert_int_equal(seen.n_imports, 1);
+        fixture_assert_same_answers(&plain, &second);
+        assert_int_equal(fixture_count(f->store, ".snap"), 2);
+        fixture_shell("rm '%s/%s.snap'", f->store, first.id);
+        fixture_run_done(&first);
+        fixture_run_done(&second);
+    }
+
+    /* Damaged: set aside, and the directory is loaded; its snapshot is the device's. */
+    char path[PATH_MAX];
+    fixture_snapshot_path(f, host.id, ".snap", path);
+    fixture_flip(path, fixture_size(path) - 5000);
+    fixture_capture_begin(f);
+    struct fixture_run cold = start(&o, NULL, &seen);
+    fixture_capture_end(f);
+    assert_started(&cold, false, true);
+    assert_int_equal(fixture_captured(f, "snapshot quarantined"), 1);
+    fixture_assert_same_answers(&plain, &cold);
+    fixture_run_done(&cold);
+    fixture_run_done(&plain);
+}
+
+/* An index that knows the host snapshot alone does not hide the device's own; a cpu takes neither. */
+static void test_host_comes_second(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct schema_snapshot_record host;
+    char models[PATH_MAX + 32];
+    struct fixture_run cold = start(&o, NULL, NULL);
+    assert_started(&cold, false, true);
+    fixture_shell("rm -r '%s/index'", f->store);
+    build_host(&o, &host);
+    snprintf(models, sizeof(models), "%s/index/models", f->store);
+    assert_int_equal(fixture_count(models, ""), 4 + 2); /* of the host snapshot alone; . and .. */
+    fixture_shell("mv '%s' '%s.away'", f->model, f->model);
+    o.model = "oracle";
+    for (int i = 0; i < 2; i++) {
+        struct fixture_run warm = start(&o, NULL, NULL);
+        assert_started(&warm, true, false);
+        assert_string_equal(warm.id, cold.id);
+        fixture_run_done(&warm);
+        fixture_shell("rm -r '%s/index'", f->store); /* and by the files themselves */
+    }
+    struct fixture_run on_cpu = fixture_start(&o);
+    assert_int_equal(on_cpu.rc, ERR_NOTFOUND);
+    fixture_run_done(&cold);
+}
+
+/* What a warm-up cannot do is no fault of the file. And what is said of such a file. */
+static void test_host_fails(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct schema_snapshot_record host;
+    const struct fake_device no_warm_up = {.fail_warm_up = true};
+    char path[PATH_MAX];
+    build_host(&o, &host);
+    fixture_snapshot_path(f, host.id, ".snap", path);
+    o.model = "oracle";
+    fixture_capture_begin(f);
+    struct fixture_run run = start(&o, &no_warm_up, NULL);
+    fixture_capture_end(f);
+    assert_int_equal(run.rc, ERR_SERVICE);
+    assert_non_null(strstr(run.err.text, "no warm-up"));
+    assert_true(base_file_exists(path));
+
+    struct snap_store *store = NULL;
+    struct base_buffer text, json_text;
+    struct base_json json;
+    base_buffer_init(&text, 1 << 20);
+    base_buffer_init(&json_text, 1 << 20);
+    base_json_init(&json, &json_text);
+    assert_int_equal(snap_store_open(f->store, NULL, &store, NULL), 0);
+    assert_int_equal(snap_admin_verify(store, host.id, NULL, false, NULL, NULL), 0);
+    assert_int_equal(snap_admin_show(store, host.id, &json, &text, NULL), 0);
+    assert_non_null(strstr(base_buffer_cstr(&text), "kind      host"));
+    assert_non_null(strstr(base_buffer_cstr(&json_text), "\"kind\":\"host\""));
+    snap_store_close(store);
+    base_buffer_done(&text);
+    base_buffer_done(&json_text);
+}
+
 /* ---- sleep ---- */
 
 struct sleeper {
@@ -464,7 +590,8 @@ static void test_cpu_does_not_sleep(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {T(test_build_then_restore),     T(test_overlap),           T(test_small_rings),
-                                       T(test_damaged_chunk),          T(test_device_fails),      T(test_sleep),
+                                       T(test_damaged_chunk),          T(test_device_fails),      T(test_host_snapshot),
+                                       T(test_host_comes_second),      T(test_host_fails),        T(test_sleep),
                                        T(test_sleep_without_snapshot), T(test_cpu_does_not_sleep)};
     return cmocka_run_group_tests_name("snap_device", tests, NULL, NULL);
 }
