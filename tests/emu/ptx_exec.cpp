@@ -16,7 +16,7 @@ void remove_path(ptx_warp &w, int k)
 {
     w.paths[k] = w.paths[--w.n_paths];
     if (w.current == w.n_paths)
-        w.current = k;
+        w.current = k < w.n_paths ? k : 0; /* it has moved, or it was the last and is gone */
 }
 
 void merge_with_current(ptx_warp &w)
