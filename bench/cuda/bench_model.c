@@ -20,13 +20,14 @@ static const struct way {
 
 /* Tokens of what is measured, by the size of the machine. */
 struct sizes {
+    uint32_t n_seqs;  /* that decode together at most */
     uint32_t prefix;  /* of each decoding sequence */
     uint32_t steps;   /* of decoding in one measurement */
     uint32_t prompt;  /* of the measured prompt */
     uint32_t context; /* of the one long sequence */
 };
 
-static const struct sizes full_sizes = {128, 32, 512, 1920}, quick_sizes = {20, 2, 40, 80};
+static const struct sizes full_sizes = {SEQUENCES_MAX, 128, 32, 512, 1920}, quick_sizes = {8, 20, 1, 40, 80};
 
 /* One way's device and model. Sequence 0 may be as long as the context allows, the others hold prefix and steps. */
 struct runner {
@@ -46,17 +47,17 @@ static uint32_t blocks_for(uint32_t n_tokens)
 static struct gpu_limits limits_for(const struct sizes *s)
 {
     const uint32_t n_long = blocks_for(s->context + s->steps), n_short = blocks_for(s->prefix + s->steps);
-    return (struct gpu_limits){.n_tokens_max = s->prompt > SEQUENCES_MAX ? s->prompt : SEQUENCES_MAX,
-                               .n_seqs_max = SEQUENCES_MAX,
-                               .n_logits_max = SEQUENCES_MAX,
+    return (struct gpu_limits){.n_tokens_max = s->prompt > s->n_seqs ? s->prompt : s->n_seqs,
+                               .n_seqs_max = s->n_seqs,
+                               .n_logits_max = s->n_seqs,
                                .n_ctx_max = s->context + s->steps,
-                               .n_blocks = n_long + (SEQUENCES_MAX - 1) * n_short};
+                               .n_blocks = n_long + (s->n_seqs - 1) * n_short};
 }
 
 static void runner_lay_out(struct runner *r, const struct gpu_limits *limits, uint32_t vocab)
 {
     uint32_t next = 0;
-    for (uint32_t i = 0; i < SEQUENCES_MAX; i++) {
+    for (uint32_t i = 0; i < r->sizes.n_seqs; i++) {
         const uint32_t n = blocks_for(i == 0 ? limits->n_ctx_max : r->sizes.prefix + r->sizes.steps);
         r->blocks[i] = malloc(n * sizeof(uint32_t));
         if (!r->blocks[i])
@@ -192,8 +193,8 @@ static void measure_round(struct runner *r, struct model_line m)
     static const uint32_t batches[] = {1, 8, 32};
     char name[64];
     m.way = r->way->name;
-    write_context(r, 0, SEQUENCES_MAX, s->prefix);
-    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+    write_context(r, 0, s->n_seqs, s->prefix);
+    for (size_t i = 0; i < sizeof batches / sizeof *batches && batches[i] <= s->n_seqs; i++) {
         const double seconds = decode_seconds(r, batches[i], s->prefix);
         snprintf(name, sizeof name, "decode, %u sequences", batches[i]);
         print_line(&m, name, batches[i] / seconds, seconds, decode_bytes(plan, batches[i], s->prefix), 0);

@@ -126,6 +126,12 @@ def test_programs(suite):
     for name in names:
         suite.step(PART, name, [suite.program(name)], seconds=240)
         stop_when_red(suite)
+    ptx = os.path.join(suite.build, "kernels", "kernels.ptx")
+    if suite.emulated or not os.path.exists(ptx):
+        return  # the emulated driver runs nothing else
+    for name in {"test_cuda_kernels", "test_cuda_attention"} & set(names):
+        suite.step(PART, f"{name}, kernels compiled at start", [suite.program(name)], 240, dict(suite.env, ROUSE_KERNELS_PTX=ptx))
+        stop_when_red(suite)
 
 
 def stop_when_red(suite):
