@@ -369,7 +369,8 @@ template <typename T, int D> static __device__ __forceinline__ void prefill_kern
     }
 
     prefill_rows<D> rows = {{}, {minus_infinity(), minus_infinity()}, {}};
-    for (uint32_t first = 0; first < n_keys; first += shape::split) {
+    uint32_t first = 0;
+    do {
         const uint32_t next = first + shape::split;
         const uint32_t free_tile = 3 * ring + 3 * shape::split_bytes - k_tile - v_tile;
         uint32_t weights[shape::split_blocks][4];
@@ -398,7 +399,8 @@ template <typename T, int D> static __device__ __forceinline__ void prefill_kern
             prefill_weigh<T, D>(rows, weights, w, v_tile, lane);
         v_tile = k_tile;
         k_tile = free_tile;
-    }
+        first = next;
+    } while (first < n_keys);
     __syncthreads();
     prefill_store<T, D>(a, rows, warp, lane);
 }
@@ -530,6 +532,19 @@ static __device__ __forceinline__ void merge_fold(float4 &o, const float4 &part,
     o.w = fold(o.w, part.w, w);
 }
 
+/* The 4 dims from `dim` on of splits `first` to `first` + 7; zeros past n and past D. */
+static __device__ __forceinline__ void merge_load(float4 (&part)[8], const float *part_o, uint32_t first, uint32_t n,
+                                                  uint32_t dim, uint32_t d)
+{
+    const float *from = part_o + (uint64_t)first * d + dim;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        part[i] = make_float4(0, 0, 0, 0);
+        if (first + i < n && dim < d)
+            part[i] = *(const float4 *)(from + i * d);
+    }
+}
+
 template <typename T> static __device__ __forceinline__ uint2 merge_end(const float4 &o, float l_inverse)
 {
     return make_uint2(T::narrow2(fold_end(o.x, l_inverse), fold_end(o.y, l_inverse)),
@@ -545,30 +560,36 @@ template <typename T> static __device__ __forceinline__ void merge_kernel(const 
     const uint64_t row_head = (uint64_t)row * a.n_heads + blockIdx.y;
     const float2 *part_ml = (const float2 *)a.part_ml + row_head * a.n_splits_max;
     const float *part_o = a.part_o + row_head * a.n_splits_max * d;
-    const uint32_t dims[2] = {lane * 4, 128 + lane * 4};
-    const bool has[2] = {dims[0] < d, dims[1] < d};
+    const uint32_t dim = lane * 4;
 
-    float4 o[2] = {};
+    float4 o0 = make_float4(0, 0, 0, 0), o1 = o0;
     float m = minus_infinity(), l = 0;
-    for (uint32_t first = 0; first < n_splits; first += CUDA_WARP) {
-        const uint32_t n = min(n_splits - first, (uint32_t)CUDA_WARP);
-        const float2 mine = lane < n ? part_ml[first + lane] : make_float2(minus_infinity(), 0);
+    uint32_t first = 0;
+    do {
+        const bool has = first + lane < n_splits; /* those that are not there have m = -infinity: they change nothing */
+        const float2 mine = has ? part_ml[first + lane] : make_float2(minus_infinity(), 0);
         const fold_weights mine_w = merge_weigh(m, mine.x, lane, &m);
-#pragma unroll 8
-        for (uint32_t i = 0; i < n; i++) {
-            const fold_weights w = {__shfl_sync(WARP_ALL, mine_w.before, (int)i),
-                                    __shfl_sync(WARP_ALL, mine_w.part, (int)i)};
-            l = fold(l, __shfl_sync(WARP_ALL, mine.y, (int)i), w);
+        uint32_t i = 0;
+        do {
+            float4 part0[8], part1[8];
+            merge_load(part0, part_o, first + i, n_splits, dim, d);
+            merge_load(part1, part_o, first + i, n_splits, dim + 128, d);
 #pragma unroll
-            for (int k = 0; k < 2; k++)
-                if (has[k])
-                    merge_fold(o[k], *(const float4 *)(part_o + (uint64_t)(first + i) * d + dims[k]), w);
-        }
-    }
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (has[k])
-            *(uint2 *)(a.out + row_head * d + dims[k]) = merge_end<T>(o[k], 1.0f / l);
+            for (int k = 0; k < 8; k++) {
+                const fold_weights w = {__shfl_sync(WARP_ALL, mine_w.before, (int)i + k),
+                                        __shfl_sync(WARP_ALL, mine_w.part, (int)i + k)};
+                l = fold(l, __shfl_sync(WARP_ALL, mine.y, (int)i + k), w);
+                merge_fold(o0, part0[k], w);
+                merge_fold(o1, part1[k], w);
+            }
+            i += 8;
+        } while (i < CUDA_WARP && first + i < n_splits);
+        first += CUDA_WARP;
+    } while (first < n_splits);
+    if (dim < d)
+        *(uint2 *)(a.out + row_head * d + dim) = merge_end<T>(o0, 1.0f / l);
+    if (dim + 128 < d)
+        *(uint2 *)(a.out + row_head * d + dim + 128) = merge_end<T>(o1, 1.0f / l);
 }
 
 /* ---- registers ----

@@ -4,8 +4,18 @@
 
 #include "gpu/cuda/kernels/half.cuh"
 
-/* Dims `dim` to `dim` + 7 of a q or k, rotated. all: its D dims, before. A dim's partner need not lie in another segment, nor
- * in the same place of it: R/2 may be any number. */
+/* Dim `dim` of a q or k, rotated. all: its dims, before. */
+template <typename T>
+static __device__ __forceinline__ float rotary_turn(float x, const uint16_t *all, uint32_t dim, uint32_t half,
+                                                    const float *cos, const float *sin)
+{
+    const bool second = dim >= half;
+    const uint32_t angle = second ? dim - half : dim;
+    const float product = __fmul_rn(T::widen(all[second ? angle : dim + half]), sin[angle]);
+    return __fmaf_rn(x, cos[angle], second ? product : -product);
+}
+
+/* Dims `dim` to `dim` + 7. Their partners need not lie in one segment, nor in the same places of it: R/2 may be any number. */
 template <typename T>
 static __device__ __forceinline__ uint4 rotary_segment(const uint4 &segment, const uint16_t *all, uint32_t dim,
                                                        uint32_t rotary_dims, const float *cos, const float *sin)
@@ -14,19 +24,11 @@ static __device__ __forceinline__ uint4 rotary_segment(const uint4 &segment, con
     uint32_t pairs[4] = {segment.x, segment.y, segment.z, segment.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
+        const uint32_t d = dim + 2 * i;
         const float2 x = T::widen2(pairs[i]);
-        float y[2] = {x.x, x.y};
-#pragma unroll
-        for (int k = 0; k < 2; k++) {
-            const uint32_t d = dim + 2 * i + k;
-            if (d < rotary_dims) {
-                const bool second = d >= half;
-                const uint32_t angle = second ? d - half : d;
-                const float product = __fmul_rn(T::widen(all[second ? angle : d + half]), sin[angle]);
-                y[k] = __fmaf_rn(y[k], cos[angle], second ? product : -product);
-            }
-        }
-        pairs[i] = T::narrow2(y[0], y[1]);
+        if (d < rotary_dims) /* R is even, so that the next one rotates too */
+            pairs[i] = T::narrow2(rotary_turn<T>(x.x, all, d, half, cos, sin),
+                                  rotary_turn<T>(x.y, all, d + 1, half, cos, sin));
     }
     return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
