@@ -265,6 +265,7 @@ template <class weights, int t> static __device__ __forceinline__ void matmul_ke
         return;
     lane_type lane(a, n_tokens);
     lane.fill_all();
+#pragma unroll 1
     for (int32_t begin = threadIdx.x / CUDA_WARP * lane_type::run; begin < (int32_t)a.k;
          begin += lane_type::depth * lane_type::stride)
         lane.multiply_all();
