@@ -23,6 +23,7 @@ from services import Kafka, Redis, free_port  # noqa: E402
 
 ROUSE = os.environ.get("ROUSE", os.path.join(ROOT, "build", "release", "bin", "rouse"))
 ORACLE = os.path.join(ROOT, "models", "oracle")
+EMU = os.path.join(os.path.dirname(os.path.dirname(ROUSE)), "tests", "emu")  # the emulated CUDA driver
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +55,16 @@ def rouse(*args, check=True, input=None, timeout=120, env=None):
     return done
 
 
-def generate(store, prompts, *args, model=ORACLE):
+def cuda_env(**settings):
+    """The environment for a program on the emulated driver, where misuse of the driver is exit status 99; settings as in
+    tests/emu/README.md: cuda_env(seed=3, fail="7:2")."""
+    return dict({"LD_LIBRARY_PATH": EMU, "EMU_STRICT": "1"}, **{f"EMU_{k.upper()}": str(v) for k, v in settings.items()})
+
+
+def generate(store, prompts, *args, model=ORACLE, env=None):
     """Completions by `rouse generate`, as {id: completion}, and its last line."""
     lines = "".join(json.dumps(p) + "\n" for p in prompts)
-    done = rouse("generate", "--model", model, "--store", store, "--in", "-", "--json", *args, input=lines)
+    done = rouse("generate", "--model", model, "--store", store, "--in", "-", "--json", *args, input=lines, env=env)
     out = [json.loads(line) for line in done.stdout.splitlines()]
     return {c["id"]: c for c in out[:-1]}, out[-1]
 
