@@ -37,7 +37,7 @@ KERNEL(rotary_bf16, cuda_rotary_args, CUDA_ROTARY_THREADS, 1, rotary_kernel<bf16
     ATTENTION(type, 96, 3, 3)                                                                                          \
     ATTENTION(type, 128, 3, 2)                                                                                         \
     ATTENTION(type, 256, 2, 2)                                                                                         \
-    KERNEL(merge_##type, cuda_merge_args, CUDA_WARP, 1, merge_kernel<type>)
+    KERNEL(merge_##type, cuda_merge_args, CUDA_WARP, 16, merge_kernel<type>)
 ATTENTIONS(f16)
 ATTENTIONS(bf16)
 
