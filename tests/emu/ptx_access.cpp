@@ -156,6 +156,11 @@ template <bool Write> ptx_stamp note(ptx_record *r, unsigned n, const ptx_access
     return other;
 }
 
+bool is_module_data(uint64_t addr)
+{
+    return addr >= PTX_DATA_WINDOW && addr < PTX_DATA_END;
+}
+
 template <bool Write>
 void shadow_global(ptx_warp &w, const ptx_inst &i, const addresses &a, unsigned bytes, ptx_access_kind kind)
 {
@@ -172,7 +177,7 @@ void shadow_global(ptx_warp &w, const ptx_inst &i, const addresses &a, unsigned 
         set |= bit;
         if (Write)
             page.initialise(offset, bytes);
-        else if (!page.holds(offset, bytes) && addr < PTX_DATA_WINDOW && !run.known("global-uninitialised", i))
+        else if (!page.holds(offset, bytes) && !is_module_data(addr) && !run.known("global-uninitialised", i))
             run.report("global-uninitialised", w, i, l,
                        access_text("reads", bytes, addr) + ", which nobody has written");
         unsigned n;

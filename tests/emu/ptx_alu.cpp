@@ -479,11 +479,12 @@ template <class Cmp, class T, class Bool> void setp_with(ptx_lanes &w, const ptx
     put_predicate(w, i.row[0], [=](int l) { return Bool::of(u32(Cmp::of(a[l], b[l])), c >> l & 1); });
 }
 
-template <class Cmp, class T> void set_u32(ptx_lanes &w, const ptx_inst &i)
+/* True is all ones, or 1.0 when the result is f32. */
+template <class Cmp, class T, u32 True> void set(ptx_lanes &w, const ptx_inst &i)
 {
     const T *a = ptx_row<T>(w, i.row[1]);
     const T *b = ptx_row<T>(w, i.row[2]);
-    put<u32>(w, i.row[0], [=](int l) { return Cmp::of(a[l], b[l]) ? ~0u : 0u; });
+    put<u32>(w, i.row[0], [=](int l) { return Cmp::of(a[l], b[l]) ? True : 0u; });
 }
 
 template <class T> void select(ptx_lanes &w, const ptx_inst &i)
@@ -1174,8 +1175,8 @@ constexpr int8_t P = PTX_W_PRED;
     E("setp." name "." t, (setp<cmp, T>), 1, 2, P, sizeof(T), sizeof(T)),                                              \
         E("setp." name ".and." t, (setp_with<cmp, T, op_and>), 1, 3, P, sizeof(T), sizeof(T), P),                      \
         E("setp." name ".or." t, (setp_with<cmp, T, op_or>), 1, 3, P, sizeof(T), sizeof(T), P),                        \
-        E("setp." name ".xor." t, (setp_with<cmp, T, op_xor>), 1, 3, P, sizeof(T), sizeof(T), P),                      \
-        E("set." name ".u32." t, (set_u32<cmp, T>), 1, 2, 4, sizeof(T), sizeof(T))
+        E("set." name ".u32." t, (set<cmp, T, ~0u>), 1, 2, 4, sizeof(T), sizeof(T)),                                   \
+        E("set." name ".f32." t, (set<cmp, T, 0x3f800000>), 1, 2, 4, sizeof(T), sizeof(T))
 #define SETP_INT(cmp, name)                                                                                            \
     SETP_ONE(cmp, name, "s16", s16), SETP_ONE(cmp, name, "u16", u16), SETP_ONE(cmp, name, "s32", s32),                 \
         SETP_ONE(cmp, name, "u32", u32), SETP_ONE(cmp, name, "s64", s64), SETP_ONE(cmp, name, "u64", u64)

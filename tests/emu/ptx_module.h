@@ -19,6 +19,7 @@ constexpr uint32_t PTX_CONSTANT = 1u << 31; /* in a row's name */
 constexpr uint64_t PTX_WINDOW_BYTES = 1ull << 30;
 constexpr uint64_t PTX_LOCAL_WINDOW = PTX_SHARED_WINDOW + PTX_WINDOW_BYTES;
 constexpr uint64_t PTX_DATA_WINDOW = PTX_LOCAL_WINDOW + PTX_WINDOW_BYTES; /* .global and .const of modules */
+constexpr uint64_t PTX_DATA_END = 0x8000000000ull;
 constexpr uint64_t PTX_MODULE_DATA_MAX = 1ull << 24;
 
 struct ptx_lanes;
