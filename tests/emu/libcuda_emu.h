@@ -43,6 +43,8 @@ void emu_misuse(const char *name, const char *format, ...) __attribute__((format
 int emu_compute_capability(void);
 /* 0: a context is current on this thread; else the CUresult for that. */
 int emu_check_context(void);
+/* Whether what is left over at exit says something of the program: no fault kept it from giving things back. */
+bool emu_leaks_count(void);
 /* The calling thread's virtual time moves to where reading these bytes of a file has ended. */
 void emu_charge_disk(int fd, uint64_t offset, uint64_t bytes);
 }

@@ -702,7 +702,7 @@ CUresult cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream)
         return CUDA_ERROR_NOT_SUPPORTED;
     }
     launch(hGraphExec, stream);
-    return work_fault();
+    return CUDA_SUCCESS;
 }
 
 static exec_node *exec_node_of(CUgraphExec exec, CUgraphNode node)

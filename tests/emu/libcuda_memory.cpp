@@ -19,9 +19,9 @@ constexpr uint8_t FRESH = 0xCB, FREED = 0xDD;
 constexpr uint64_t POISON_BYTES = 8ull << 20;
 constexpr uint64_t PAGE = 4096;
 constexpr uint64_t FIRST_ADDRESS = 0x200000000000ull;
-/* Where a program may ask for an address: not among the lowest, and not in the window of shared memory. */
+/* Where a program may ask for an address: not among the lowest, and not where the interpreter has its own. */
 constexpr uint64_t HINT_BEGIN = 0x1000000000ull, HINT_END = 0x7e0000000000ull;
-constexpr uint64_t WINDOW_BEGIN = 0x7000000000ull, WINDOW_END = 0x7200000000ull;
+constexpr uint64_t WINDOW_BEGIN = 0x7000000000ull, WINDOW_END = 0x8000000000ull;
 
 struct reservation {
     uint64_t begin, bytes;
@@ -329,7 +329,9 @@ void memory_unprotect(uint64_t address, uint64_t bytes)
             protect_page(*p, page, PROT_READ | PROT_WRITE);
 }
 
-static struct sigaction fault_before;
+static struct sigaction fault_before, trap_before;
+/* The page that this thread touches by one instruction, and that is to be protected again behind it. */
+static thread_local uint64_t stepped_page;
 
 static bool is_write(const void *context)
 {
@@ -341,17 +343,53 @@ static bool is_write(const void *context)
 #endif
 }
 
-/* True: the access may be tried again. */
-static bool fault_in_pinned(uint64_t address, bool write)
+/* Lets the instruction at hand through, and stops behind it. */
+static void single_step(void *context, bool on)
+{
+#ifdef __x86_64__
+    constexpr greg_t TRAP_FLAG = 0x100;
+    greg_t &flags = ((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL];
+    flags = on ? flags | TRAP_FLAG : flags & ~TRAP_FLAG;
+#else
+    (void)context;
+    (void)on;
+#endif
+}
+
+static void on_step(int number, siginfo_t *info, void *context)
+{
+    (void)info;
+    if (!stepped_page) {
+        sigaction(number, &trap_before, nullptr);
+        return;
+    }
+    single_step(context, false);
+    lock_enter();
+    pinned *p = around(mem().pins, stepped_page);
+    uint64_t page = p ? (stepped_page - p->begin) / PAGE : 0;
+    if (p && p->n_protected[page] > 0)
+        protect_page(*p, page, PROT_NONE);
+    lock_leave();
+    stepped_page = 0;
+}
+
+/* True: the access may be tried again. What lies beside a copy's bytes on the same page may be touched; the page is only open
+ * for that one instruction. */
+static bool fault_in_pinned(uint64_t address, void *context)
 {
     lock_enter();
     pinned *p = around(mem().pins, address);
     if (p) {
+        bool write = is_write(context);
         std::string what;
-        if (work_touches(address, 1, &what))
+        if (work_touches(address, 1, &what)) {
             misuse(write ? "pinned-write-early" : "pinned-read-early",
                    "the host %s pinned memory at 0x%llx without having waited for %s", write ? "writes" : "reads",
                    (unsigned long long)address, what.c_str());
+        } else {
+            stepped_page = address & ~(PAGE - 1);
+            single_step(context, true);
+        }
         protect_page(*p, (address - p->begin) / PAGE, PROT_READ | PROT_WRITE);
     }
     lock_leave();
@@ -361,7 +399,7 @@ static bool fault_in_pinned(uint64_t address, bool write)
 static void on_fault(int number, siginfo_t *info, void *context)
 {
     uint64_t address = (uint64_t)info->si_addr;
-    if (fault_in_pinned(address, is_write(context)))
+    if (fault_in_pinned(address, context))
         return;
     lock_enter();
     if (memory_is_device(address))
@@ -383,6 +421,8 @@ void memory_install_fault_handler()
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigemptyset(&action.sa_mask);
     sigaction(SIGSEGV, &action, &fault_before);
+    action.sa_sigaction = on_step;
+    sigaction(SIGTRAP, &action, &trap_before);
 }
 
 static uint8_t *map_shared(int fd, uint64_t bytes)

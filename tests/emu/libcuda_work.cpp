@@ -628,7 +628,7 @@ CUresult work_submit(CUstream stream, job &&j, op_ref *out)
     op_ref o = work_push(stream, std::move(j), {});
     if (out)
         *out = o;
-    return work().fault;
+    return CUDA_SUCCESS; /* what goes wrong in it is for later calls to tell */
 }
 
 static void add_spans(std::vector<span> *out, const emu_span &s)
@@ -1068,7 +1068,7 @@ static CUresult event_record(CUevent event, CUstream handle, const char *call)
     job j;
     j.what = "cuEventRecord";
     event->recorded = work_push(stream, std::move(j), {});
-    return work().fault;
+    return CUDA_SUCCESS;
 }
 
 CUresult cuEventRecord(CUevent hEvent, CUstream hStream)
@@ -1129,7 +1129,7 @@ static CUresult stream_wait_event(CUstream stream, CUevent event)
     job j;
     j.what = "cuStreamWaitEvent";
     work_push(stream, std::move(j), {event->recorded});
-    return work().fault;
+    return CUDA_SUCCESS;
 }
 
 CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
