@@ -295,6 +295,7 @@ static void neox_await(struct pass *p, uint64_t end)
     p->rc = gpu_gate_pass(&p->m->base, end, p->err);
     if (p->rc == 0)
         p->rc = cuda_model_await_copies(p->m, p->err);
+    p->narrow |= atomic_load(&p->m->biases_stale); /* the gate may have put new ones */
 }
 
 static void neox_layer(struct pass *p, uint32_t l)
@@ -345,7 +346,7 @@ static void neox_forward(struct pass *p)
 
 int cuda_forward_prompt(struct cuda_model *m, const struct cuda_shape *shape, struct base_error *err)
 {
-    struct pass p = {.m = m, .in = &m->ws.prompt, .shape = *shape, .narrow = atomic_load(&m->biases_stale), .err = err};
+    struct pass p = {.m = m, .in = &m->ws.prompt, .shape = *shape, .err = err};
     assert(shape->n_rows >= 1 && shape->n_rows <= m->ws.rows_max && shape->n_tiles <= m->ws.tiles_max);
     neox_forward(&p);
     if (p.rc == 0)

@@ -570,6 +570,7 @@ int cuda_model_wake(struct gpu_model *model, struct base_error *err)
         (void)cuda_arena_unmap(&m->arena, NULL);
         return rc;
     }
+    atomic_store(&m->biases_stale, true);
     m->asleep = false;
     return 0;
 }
