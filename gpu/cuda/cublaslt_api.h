@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cuda.h>
+struct CUstream_st; /* what a CUstream points to */
 
 typedef int cublasStatus_t;
 enum { CUBLAS_STATUS_SUCCESS = 0 };
@@ -92,6 +92,6 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               const void *a_bytes, cublasLtMatrixLayout_t a, const void *b_bytes,
                               cublasLtMatrixLayout_t b, const void *beta, const void *c_bytes, cublasLtMatrixLayout_t c,
                               void *d_bytes, cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
-                              void *workspace, size_t workspace_bytes, CUstream stream);
+                              void *workspace, size_t workspace_bytes, struct CUstream_st *stream);
 
 #endif

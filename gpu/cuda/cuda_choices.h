@@ -14,9 +14,26 @@
 #ifndef ROUSE_GPU_CUDA_CHOICES_H
 #define ROUSE_GPU_CUDA_CHOICES_H
 
-#include "base/bytes.h"
-#include "gpu/cuda/cuda_gemm.h"
-#include "gpu/cuda/cuda_graph.h"
+#include "base/buffer.h"
+#include "gpu/cuda/cublaslt_api.h"
+#include "gpu/cuda/cuda_topology.h"
+
+/* The shapes of weights in a model; each has one kind of result. */
+enum cuda_product {
+    CUDA_QKV,    /* half, bias if the model has one */
+    CUDA_DENSE,  /* added to x in f32 */
+    CUDA_UP,     /* half, bias */
+    CUDA_DOWN,   /* added to x */
+    CUDA_OUTPUT, /* f32, no bias */
+    CUDA_PRODUCTS
+};
+
+enum { CUDA_ROW_CLASSES = 19 }; /* 2^0 to 2^18 rows; deterministic: the first holds for all */
+
+struct cuda_gemm_choice {
+    bool chosen, usable; /* chosen and not usable: cublasLt has nothing for it */
+    cublasLtMatmulAlgo_t algo;
+};
 
 enum {
     CUDA_CHOICES_GRAPHS_MAX = 16,
@@ -44,9 +61,5 @@ struct cuda_choices {
 int cuda_choices_decode(struct cuda_choices *c, const void *bytes, size_t n, struct base_error *err);
 void cuda_choices_encode(const struct cuda_choices *c, struct base_buffer *out);
 void cuda_choices_done(struct cuda_choices *c);
-
-/* Pointers as in the file to device addresses, and back. */
-void cuda_topology_to_addresses(struct cuda_topology *t, CUdeviceptr base);
-void cuda_topology_to_offsets(struct cuda_topology *t, CUdeviceptr base);
 
 #endif

@@ -8,24 +8,8 @@
 #ifndef ROUSE_GPU_CUDA_GEMM_H
 #define ROUSE_GPU_CUDA_GEMM_H
 
+#include "gpu/cuda/cuda_choices.h"
 #include "gpu/cuda/cuda_device.h"
-
-/* The shapes of weights in a model; each has one kind of result. */
-enum cuda_product {
-    CUDA_QKV,    /* half, bias if the model has one */
-    CUDA_DENSE,  /* added to x in f32 */
-    CUDA_UP,     /* half, bias */
-    CUDA_DOWN,   /* added to x */
-    CUDA_OUTPUT, /* f32, no bias */
-    CUDA_PRODUCTS
-};
-
-enum { CUDA_ROW_CLASSES = 19 }; /* 2^0 to 2^18 rows; deterministic: the first holds for all */
-
-struct cuda_gemm_choice {
-    bool chosen, usable; /* chosen and not usable: cublasLt has nothing for it */
-    cublasLtMatmulAlgo_t algo;
-};
 
 struct cuda_gemm {
     uint32_t n, k, rows_max, n_classes;

@@ -3,18 +3,6 @@
 #include <assert.h>
 #include <stdlib.h>
 
-int cuda_topology_init(struct cuda_topology *t, uint32_t n_max, struct base_error *err)
-{
-    *t = (struct cuda_topology){.nodes = calloc(n_max, sizeof *t->nodes), .capacity = n_max};
-    return t->nodes ? 0 : base_fail(err, ERR_NOMEM, "no memory for a graph of %u launches", n_max);
-}
-
-void cuda_topology_done(struct cuda_topology *t)
-{
-    free(t->nodes);
-    *t = (struct cuda_topology){0};
-}
-
 static int add_nodes(struct cuda_device *d, const struct cuda_functions *f, const struct cuda_topology *t,
                      CUgraph graph, CUgraphNode *nodes, struct base_error *err)
 {

@@ -173,7 +173,7 @@ int cuda_model_load(struct gpu_model *model, const struct model_weights *weights
                     void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
                     struct base_error *err);
 
-/* cuda_choices.c */
+/* cuda_import.c */
 int cuda_model_choices_export(struct gpu_model *model, struct base_buffer *out, struct base_error *err);
 int cuda_model_choices_import(struct gpu_model *model, const void *bytes, size_t n, struct base_error *err);
 
