@@ -1,21 +1,14 @@
 /* Virtual time: nobody sleeps, but every thread knows what time it would be.
  *
- * Each thread has a clock. What takes time on a link or the disk is given a place in that resource's calendar, not before the
- * clock of whoever asked; waiting moves the waiter's clock to the end of what it waited for. Time flows from thread to thread
- * through what makes one wait for the other: creation, join, and mutexes (an unlock leaves its time in the mutex, a lock takes
- * it up). For that, and for reads of files, this library is to be preloaded: the functions at the end stand before libc's. */
+ * Each thread has a clock (libcuda_threads.cpp). What takes time on a link or the disk is given a place in that resource's
+ * calendar, not before the clock of whoever asked; waiting moves the waiter's clock to the end of what it waited for. */
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
-#include <cstdlib>
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <mutex>
-#include <pthread.h>
 #include <shared_mutex>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "libcuda_state.h"
@@ -65,23 +58,6 @@ static clock_state &clocks()
 {
     static clock_state *state = new clock_state;
     return *state;
-}
-
-static thread_local double now_ns;
-
-double thread_now()
-{
-    return now_ns;
-}
-
-void thread_advance(double to)
-{
-    now_ns = std::max(now_ns, to);
-}
-
-void thread_spend(double ns)
-{
-    now_ns += ns;
 }
 
 double link_ns(uint64_t bytes)
@@ -160,11 +136,8 @@ static double disk_fetch(std::map<uint64_t, cached_range> *cached, uint64_t begi
     return ready;
 }
 
-void emu_charge_disk(int fd, uint64_t offset, uint64_t bytes)
+static void charge(int fd, const struct stat &file, uint64_t offset, uint64_t bytes)
 {
-    struct stat file;
-    if (bytes == 0 || !on_disk(fd, &file))
-        return;
     clock_state &c = clocks();
     std::lock_guard<std::shared_mutex> guard(c.lock);
     /* O_DIRECT leaves nothing behind, but finds what was announced. */
@@ -176,7 +149,16 @@ void emu_charge_disk(int fd, uint64_t offset, uint64_t bytes)
     thread_advance(disk_fetch(direct ? &copy : &cached, offset, offset + bytes, thread_now()));
 }
 
-static void disk_announce(int fd, uint64_t offset, uint64_t bytes)
+void emu_charge_disk(int fd, uint64_t offset, uint64_t bytes)
+{
+    struct stat file;
+    if (bytes == 0 || !on_disk(fd, &file))
+        return;
+    charge(fd, file, offset, bytes);
+    thread_take_turn();
+}
+
+void disk_announce(int fd, uint64_t offset, uint64_t bytes)
 {
     struct stat file;
     if (!on_disk(fd, &file) || offset >= (uint64_t)file.st_size)
@@ -208,186 +190,3 @@ void clock_write()
             (long long)c.pinned_peak);
     fclose(f);
 }
-
-/* --- standing before libc ------------------------------------------------------------------------------------------------ */
-
-template <class F> static F real(const char *name)
-{
-    return (F)dlsym(RTLD_NEXT, name);
-}
-#define REAL(name)                                                                                                     \
-    ([] {                                                                                                              \
-        static auto fn = real<decltype(&::name)>(#name);                                                               \
-        return fn;                                                                                                     \
-    }())
-
-/* The clock of whoever unlocked a mutex last. A table of fixed size: two mutexes that share a place pass on each other's time,
- * which can only make somebody later. */
-constexpr size_t N_PLACES = 1 << 16;
-static std::atomic<double> left_at[N_PLACES];
-
-static std::atomic<double> &place_of(const void *mutex)
-{
-    uint64_t h = (uint64_t)mutex * 0x9e3779b97f4a7c15ull;
-    return left_at[h >> 48];
-}
-
-static void clock_leave(const void *mutex)
-{
-    std::atomic<double> &place = place_of(mutex);
-    double before = place.load(std::memory_order_relaxed);
-    while (before < now_ns && !place.compare_exchange_weak(before, now_ns, std::memory_order_relaxed)) {
-    }
-}
-
-static void clock_take_up(const void *mutex)
-{
-    thread_advance(place_of(mutex).load(std::memory_order_relaxed));
-}
-
-struct thread_start {
-    void *(*run)(void *);
-    void *argument;
-    double now;
-};
-
-struct thread_ends {
-    std::shared_mutex lock;
-    std::map<pthread_t, double> at;
-};
-
-static thread_ends &ends()
-{
-    static thread_ends *e = new thread_ends;
-    return *e;
-}
-
-/* Also when a thread leaves by pthread_exit or is cancelled. */
-struct thread_end {
-    ~thread_end()
-    {
-        std::lock_guard<std::shared_mutex> guard(ends().lock);
-        ends().at[pthread_self()] = now_ns;
-    }
-};
-
-static void *thread_run(void *argument)
-{
-    thread_start start = *(thread_start *)argument;
-    delete (thread_start *)argument;
-    now_ns = start.now;
-    thread_end end;
-    return start.run(start.argument);
-}
-
-#pragma GCC visibility push(default)
-extern "C" {
-
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument) noexcept
-{
-    auto *start = new thread_start{run, argument, now_ns};
-    int rc = REAL(pthread_create)(thread, attributes, thread_run, start);
-    if (rc != 0)
-        delete start;
-    return rc;
-}
-
-int pthread_join(pthread_t thread, void **result)
-{
-    int rc = REAL(pthread_join)(thread, result);
-    if (rc != 0)
-        return rc;
-    std::lock_guard<std::shared_mutex> guard(ends().lock);
-    auto it = ends().at.find(thread);
-    if (it != ends().at.end()) {
-        thread_advance(it->second);
-        ends().at.erase(it);
-    }
-    return 0;
-}
-
-int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
-{
-    int rc = REAL(pthread_mutex_lock)(mutex);
-    clock_take_up(mutex);
-    return rc;
-}
-
-int pthread_mutex_trylock(pthread_mutex_t *mutex) noexcept
-{
-    int rc = REAL(pthread_mutex_trylock)(mutex);
-    if (rc == 0)
-        clock_take_up(mutex);
-    return rc;
-}
-
-int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
-{
-    clock_leave(mutex);
-    return REAL(pthread_mutex_unlock)(mutex);
-}
-
-/* Who signals has unlocked the mutex since, or is about to: its time comes with the mutex. */
-int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex)
-{
-    clock_leave(mutex);
-    int rc = REAL(pthread_cond_wait)(condition, mutex);
-    clock_take_up(mutex);
-    return rc;
-}
-
-int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until)
-{
-    clock_leave(mutex);
-    int rc = REAL(pthread_cond_timedwait)(condition, mutex, until);
-    clock_take_up(mutex);
-    return rc;
-}
-
-int pthread_cond_clockwait(pthread_cond_t *condition, pthread_mutex_t *mutex, clockid_t clock,
-                           const struct timespec *until)
-{
-    clock_leave(mutex);
-    int rc = REAL(pthread_cond_clockwait)(condition, mutex, clock, until);
-    clock_take_up(mutex);
-    return rc;
-}
-
-ssize_t pread(int fd, void *to, size_t n, off_t offset)
-{
-    ssize_t got = REAL(pread)(fd, to, n, offset);
-    if (got > 0)
-        emu_charge_disk(fd, (uint64_t)offset, (uint64_t)got);
-    return got;
-}
-
-ssize_t pread64(int fd, void *to, size_t n, off64_t offset)
-{
-    ssize_t got = REAL(pread64)(fd, to, n, offset);
-    if (got > 0)
-        emu_charge_disk(fd, (uint64_t)offset, (uint64_t)got);
-    return got;
-}
-
-ssize_t preadv(int fd, const struct iovec *to, int n, off_t offset)
-{
-    ssize_t got = REAL(preadv)(fd, to, n, offset);
-    if (got > 0)
-        emu_charge_disk(fd, (uint64_t)offset, (uint64_t)got);
-    return got;
-}
-
-int posix_fadvise(int fd, off_t offset, off_t n, int advice) noexcept
-{
-    if (advice == POSIX_FADV_WILLNEED)
-        disk_announce(fd, (uint64_t)offset, (uint64_t)n);
-    return REAL(posix_fadvise)(fd, offset, n, advice);
-}
-
-ssize_t readahead(int fd, off64_t offset, size_t n) noexcept
-{
-    disk_announce(fd, (uint64_t)offset, n);
-    return REAL(readahead)(fd, offset, n);
-}
-}
-#pragma GCC visibility pop

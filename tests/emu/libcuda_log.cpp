@@ -341,6 +341,7 @@ entry::entry(const char *name, unsigned needs)
 entry::~entry()
 {
     lock_leave();
+    thread_take_turn();
 }
 
 int emu_check_context()

@@ -1,7 +1,8 @@
 /* libcuda_state - what the parts of the emulated driver share.
  *
  *   log       settings from the environment, misuse reports, failing on request, what is left at exit
- *   clock     virtual time of threads, links, disk
+ *   clock     virtual time of links and the disk
+ *   threads   virtual time of threads; what stands before libc's functions when this library is preloaded
  *   memory    addresses, allocations, pinned host memory, protection of what is in flight
  *   work      operations: streams, events, order, races between streams, running them late or at random
  *   graph     capture, graphs
@@ -95,6 +96,10 @@ enum link { LINK_NONE, LINK_IN, LINK_OUT, LINK_COMPUTE };
 double thread_now();
 void thread_advance(double to);
 void thread_spend(double ns);
+/* When preloaded: returns when no thread that could still act has an earlier clock, so that what threads do to each other
+ * happens in the order of virtual time. Not with a lock held that others need. */
+void thread_take_turn();
+void disk_announce(int fd, uint64_t offset, uint64_t bytes); /* bytes 0: to the end */
 double link_take(enum link link, double from, double ns, uint64_t bytes);
 double link_ns(uint64_t bytes); /* of a copy over the host link, latency included */
 void clock_launch(double at);
