@@ -257,7 +257,7 @@ static uint16_t *run_decode(const struct world *w)
 
 /* ---- how far from the twins ---- */
 
-/* The twin's answer with |V| in place of V is the sum of magnitudes that errors are relative to. */
+/* The twin's answer with |V| in place of V, here alone, is the sum of magnitudes that errors are relative to. */
 static void make_v_positive(const struct world *w)
 {
     for (uint32_t s = 0; s < SEQUENCES_MAX; s++)
@@ -294,6 +294,7 @@ static void check_against_twin(struct world *w, const uint16_t *got, const char 
     memcpy(want, out, n * sizeof *want);
     make_v_positive(w);
     cuda_twin_prefill(l->half, l->d, l->n_runs, &args);
+    world_fill_kv(w);
     for (size_t i = 0; i < n; i++) {
         const size_t row = i / (l->n_heads * l->d);
         const uint32_t position = ((uint32_t *)w->positions.host)[row];
@@ -311,7 +312,7 @@ static const struct run edges[] = {
     {0, 0, 1},  {1, 0, 15},  {2, 0, 16}, {3, 0, 17},  {0, 1, 14},   {0, 15, 1},  {0, 16, 15},
     {0, 31, 2}, {1, 15, 48}, {1, 63, 1}, {1, 64, 64}, {1, 128, 63}, {0, 33, 31}, {0, 64, 1},
 };
-static const struct run far_edges[] = {{2, 255, 1}, {2, 256, 1}, {2, 257, 2}, {3, 570, 33}};
+static const struct run far_edges[] = {{2, 255, 1}, {2, 256, 1}, {2, 257, 2}, {3, 575, 33}};
 
 static struct layout layout_of(enum model_dtype half, uint32_t d, const struct run *runs, size_t n_runs)
 {
@@ -328,6 +329,26 @@ static void near_prefill_at_the_edges(void **state)
             uint16_t *got = run_prefill(&w);
             check_against_twin(&w, got, "prefill");
             free(got);
+            world_free(&w);
+        }
+}
+
+/* One to 16 positions in the last KV block. */
+static void near_prefill_of_every_length(void **state)
+{
+    (void)state;
+    struct run runs[CUDA_BLOCK_TOKENS];
+    for (uint32_t i = 0; i < COUNT(runs); i++)
+        runs[i] = (struct run){i % SEQUENCES_MAX, 16 + i, 1};
+    for (size_t t = 0; t < COUNT(halves); t++)
+        for (size_t i = 0; i < COUNT(head_dims); i++) {
+            const struct layout l = layout_of(halves[t], head_dims[i], runs, COUNT(runs));
+            struct world w = world_new(&l);
+            uint16_t *got = run_prefill(&w), *decoded = run_decode(&w);
+            check_against_twin(&w, got, "prefill");
+            check_against_twin(&w, decoded, "decode");
+            free(got);
+            free(decoded);
             world_free(&w);
         }
 }
@@ -450,6 +471,7 @@ static void check_parts(struct world *w, const float *got_o, const float *got_ml
     memcpy(want, o, n * sizeof *want);
     make_v_positive(w);
     cuda_twin_decode(l->half, l->d, &args);
+    world_fill_kv(w);
     for (size_t i = 0; i < n; i++) {
         const size_t part = i / l->d;
         const double shift = exp2((double)(got_ml[2 * part] - ml[2 * part])); /* both are relative to their own m */
@@ -691,6 +713,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(near_rotary),
         cmocka_unit_test(near_prefill_at_the_edges),
+        cmocka_unit_test(near_prefill_of_every_length),
         cmocka_unit_test(near_prefill_of_long_contexts),
         cmocka_unit_test(near_prefill_of_extreme_scores),
         cmocka_unit_test(near_decode_parts),
