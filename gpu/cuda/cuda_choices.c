@@ -167,7 +167,10 @@ static int decode_front(struct base_bytes *in, struct cuda_choices *c, struct ba
         return corrupt(err, "no name of a device");
     c->kernels_id = base_bytes_u64(in);
     c->lt_version = base_bytes_u64(in);
-    c->fastest = base_bytes_u8(in) != 0;
+    const uint8_t fastest = base_bytes_u8(in);
+    if (fastest > 1)
+        return corrupt(err, "neither fastest nor not");
+    c->fastest = fastest;
     for (uint32_t i = 0; i < CUDA_CHOICES_LAYOUT; i++)
         c->layout[i] = base_bytes_u64(in);
     return in->failed ? corrupt(err, "cut in the front") : 0;
