@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Builds every */tests/fuzz_*.c with clang's libFuzzer under ASan and UBSan and runs each: run_fuzzers.py [--seconds N]
+"""Builds every tests/fuzz_*.c with clang's libFuzzer under ASan and UBSan and runs each: run_fuzzers.py [--seconds N]
 
 A fuzzer is linked with the folder it lives in and with those below it that the folder needs; all is instrumented.
 Its seeds are all corpora of its folder, */tests/corpus/*/; what a run finds new stays in build/fuzz.
@@ -14,10 +14,12 @@ import time
 from xml.sax.saxutils import quoteattr
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NEEDS = {"base": ["base"], "schemas": ["base", "schemas"], "model": ["base", "model"],
+NEEDS = {"base": ["base"], "schemas": ["base", "schemas"], "model": ["base", "model"], "gpu/cuda": ["base"],
          "snapshot": ["base", "schemas", "model", "gpu", "snapshot"]}
 PACKAGES = {"schemas": ["msgpack-c", "msgpackc", "msgpack"], "model": ["jansson", "libutf8proc", "libcrypto"],
             "snapshot": ["hiredis", "libxxhash", "libcrypto"]}
+# What is fuzzed of a folder whose other files need a toolkit.
+PARTS = {"gpu/cuda": ["cuda_choices.c", "cuda_topology.c"]}
 
 
 def pkg_config(names):
@@ -29,10 +31,11 @@ def pkg_config(names):
 
 
 def build(source, out):
-    libs = NEEDS[os.path.relpath(source, ROOT).split(os.sep)[0]]
-    sources, flags = [source], []
+    folder = os.path.relpath(os.path.dirname(os.path.dirname(source)), ROOT)
+    libs = NEEDS[folder]
+    sources, flags = [source] + [f"{ROOT}/{folder}/{part}" for part in PARTS.get(folder, [])], []
     for lib in libs:
-        sources += sorted(f for f in glob.glob(f"{ROOT}/{lib}/**/*.c", recursive=True) if "/tests/" not in f)
+        sources += sorted(f for f in glob.glob(f"{ROOT}/{lib}/**/*.c", recursive=True) if "/tests/" not in f and "/cuda/" not in f)
         names = PACKAGES.get(lib, [])
         if lib == "gpu":  # the whole fuzzer with what kernels_avx2.c alone needs: simpler than objects of their own
             flags += ["-mavx2", "-mfma", "-mf16c"]
@@ -53,7 +56,7 @@ def main():
     work = os.path.join(ROOT, "build", "fuzz")
     os.makedirs(work, exist_ok=True)
     cases = []
-    for source in sorted(glob.glob(f"{ROOT}/*/tests/fuzz_*.c")):
+    for source in sorted(glob.glob(f"{ROOT}/*/tests/fuzz_*.c") + glob.glob(f"{ROOT}/*/*/tests/fuzz_*.c")):
         name = os.path.basename(source)[5:-2]
         if args.select not in name:
             continue
