@@ -35,8 +35,12 @@ int emu_call(const char *name);
 int emu_enqueue(void *stream, const struct emu_work *work);
 /* The bytes behind a device address, inside `run` only; NULL: outside of any allocation, reported, and the fault is sticky. */
 void *emu_resolve(uint64_t address, uint64_t bytes, bool write);
-/* A copy that starts now on the calling thread, from or to this process's memory: waits for nothing, checks like a copy does. */
-int emu_copy_now(uint64_t device, void *host, uint64_t bytes, bool to_device);
+/* Bytes written to device memory by somebody who knows nothing of streams, over the link from virtual time `since` on: checked
+ * like a copy that nothing orders but the program's own waiting. A CUresult. */
+int emu_write_now(uint64_t device, const void *from, uint64_t bytes, double since);
+/* All of it is memory that the device may write. */
+bool emu_is_device(uint64_t address, uint64_t bytes);
+double emu_time(void); /* the calling thread's, in ns */
 /* One line `emu: NAME: TEXT`, counted as misuse. */
 void emu_misuse(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Compute capability as major * 10 + minor. */

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstring>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -152,25 +153,30 @@ static void pages_move(uint8_t *to, uint8_t *from, uint64_t bytes)
 /* Holds [address, address + bytes) against the host's own allocations and against its touch. */
 static bool hold_addresses(uint64_t address, uint64_t bytes)
 {
-    void *want = (void *)address;
-    void *p = mmap(want, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (p == MAP_FAILED)
+    /* The system call itself: a sanitizer's mmap would choose another place. */
+    long p = syscall(SYS_mmap, address, bytes, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (p == -1)
         return false;
-    if (p != want)
-        munmap(p, bytes);
-    return p == want;
+    if ((uint64_t)p != address)
+        munmap((void *)p, bytes);
+    return (uint64_t)p == address;
 }
 
+/* Beyond what is taken, by ever larger steps. */
 static uint64_t new_addresses(uint64_t bytes, uint64_t alignment)
 {
     memory_state &m = mem();
-    for (;;) {
-        uint64_t at = round_up(m.next_address, std::max(alignment, DEVICE_GRANULE));
+    uint64_t unit = std::max(alignment, DEVICE_GRANULE);
+    for (uint64_t step = unit;; step *= 2) {
+        uint64_t at = round_up(m.next_address, unit);
         if (at + bytes > HINT_END)
             return 0;
-        m.next_address = at + round_up(bytes, DEVICE_GRANULE) + DEVICE_GRANULE;
-        if (hold_addresses(at, round_up(bytes, PAGE)))
+        if (hold_addresses(at, round_up(bytes, PAGE))) {
+            m.next_address = at + round_up(bytes, DEVICE_GRANULE) + DEVICE_GRANULE;
             return at;
+        }
+        m.next_address = at + step;
     }
 }
 
@@ -623,7 +629,7 @@ CUresult cuMemFree(CUdeviceptr dptr)
         misuse("invalid-value", "cuMemFree(0x%llx): not from cuMemAlloc, or freed before", dptr);
         return CUDA_ERROR_INVALID_VALUE;
     }
-    work_run_all();
+    work_finish();
     work_machine()->forget(it->second.begin, it->second.bytes);
     uint64_t whole = round_up(it->second.bytes, PAGE);
     munmap(it->second.host, whole);
@@ -860,7 +866,7 @@ static void unmap_one(mapping &m)
 CUresult cuMemUnmap(CUdeviceptr ptr, size_t size)
 {
     ENTER(NEEDS_INIT | UNSAFE_IN_CAPTURE);
-    work_run_all();
+    work_finish();
     std::vector<uint64_t> gone;
     auto unmap = [&](mapping &m) {
         unmap_one(m);

@@ -241,7 +241,8 @@ op_ref work_push_node(CUstream stream, const job &j, const std::vector<op_ref> &
                       const std::shared_ptr<launch_order> &launch, size_t node);
 CUresult work_wait(const op_ref &target); /* runs what it needs; the program knows it then */
 CUresult work_wait_all();
-void work_run_all(); /* as an unmap does: nothing is in flight any more, but the program was not told */
+void work_run_all();
+void work_finish(); /* the same, as an order between all that was and all that comes: what unmapping does */
 bool work_touches(uint64_t address, uint64_t bytes,
                   std::string *what); /* something in flight that the program has not waited for */
 uint64_t work_random();

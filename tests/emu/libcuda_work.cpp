@@ -439,6 +439,13 @@ CUresult work_wait(const op_ref &target)
     return work().fault;
 }
 
+void work_finish()
+{
+    work_run_all();
+    /* Nothing is left that could race with what comes now. */
+    work().history.clear();
+}
+
 void work_run_all()
 {
     while (!work().pending.empty()) {
@@ -795,14 +802,60 @@ CUresult cuMemcpyDtoD(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteC
     return copy_now(__func__, copy_of(dstDevice, false, srcDevice, false, ByteCount));
 }
 
-int emu_copy_now(uint64_t device, void *host, uint64_t bytes, bool to_device)
+static CUresult write_now(job &&j, const void *from)
+{
+    static CUstream_st *nobodys = [] {
+        auto *s = new CUstream_st;
+        s->id = work().next_stream++;
+        return s;
+    }();
+    work_state &w = work();
+    auto o = std::make_shared<op>();
+    o->what = std::move(j);
+    o->clock = w.host;
+    o->stream = nobodys->id;
+    o->sequence = ++nobodys->sequence;
+    o->tick = ++w.tick;
+    check_races(*o);
+    copy_in(o->what, (const uint8_t *)from);
+    /* Done, and known to be: what comes after it is submitted later; what was submitted and has not run may race with it. */
+    o->state = op::DONE;
+    w.host.set(o->stream, o->sequence);
+    o->known = true;
+    o->known_tick = w.tick;
+    w.history.push_back(o);
+    return w.fault;
+}
+
+int emu_write_now(uint64_t device, const void *from, uint64_t bytes, double since)
 {
     lock_enter();
-    job j = to_device ? copy_of(device, false, (CUdeviceptr)host, true, bytes)
-                      : copy_of((CUdeviceptr)host, true, device, false, bytes);
-    CUresult rc = copy_now("a library's copy", std::move(j));
+    job j;
+    j.kind = job_kind::copy;
+    j.what =
+        text_of("a read of %llu bytes from a file to 0x%llx", (unsigned long long)bytes, (unsigned long long)device);
+    j.target = device;
+    j.bytes = bytes;
+    j.spans = {{device, bytes, true}};
+    CUresult rc = work().fault != CUDA_SUCCESS ? work().fault : write_now(std::move(j), from);
+    thread_advance(link_take(LINK_IN, since, link_ns(bytes), bytes));
     lock_leave();
+    thread_take_turn();
     return rc;
+}
+
+bool emu_is_device(uint64_t address, uint64_t bytes)
+{
+    std::string why;
+    lock_enter();
+    bool is = memory_is_device(address) && memory_check(address, bytes, true, &why);
+    lock_leave();
+    return is;
+}
+
+double emu_time()
+{
+    return thread_now();
 }
 
 job fill_job(const char *call, CUdeviceptr target, uint32_t pattern, uint32_t pattern_bytes, uint64_t n)

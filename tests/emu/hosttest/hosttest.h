@@ -23,7 +23,7 @@ struct hosttest_case {
 };
 
 extern const std::vector<hosttest_case> hosttest_streams, hosttest_memory, hosttest_capture, hosttest_code,
-    hosttest_gemm;
+    hosttest_gemm, hosttest_file_cases;
 /* What looks at a whole run from outside, not at one twin. Each returns "" or what is wrong. */
 struct hosttest_outside {
     const char *name;
@@ -32,6 +32,7 @@ struct hosttest_outside {
 extern const std::vector<hosttest_outside> hosttest_runs;
 /* The programs that those run: "" or what is wrong. */
 extern std::string hosttest_program(const std::string &name);
+extern std::string hosttest_direct_read();
 
 /* Runs this program with the arguments and settings; -> exit status, or 128 + signal. */
 int hosttest_spawn(const std::vector<std::string> &arguments, const std::vector<std::string> &settings);

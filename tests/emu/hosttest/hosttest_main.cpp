@@ -223,7 +223,8 @@ static std::string judge(const hosttest_case &c, bool buggy, const char *order)
 static std::vector<const hosttest_case *> all_cases()
 {
     std::vector<const hosttest_case *> all;
-    for (const auto *table : {&hosttest_streams, &hosttest_memory, &hosttest_capture, &hosttest_code, &hosttest_gemm})
+    for (const auto *table :
+         {&hosttest_streams, &hosttest_memory, &hosttest_capture, &hosttest_code, &hosttest_gemm, &hosttest_file_cases})
         for (const hosttest_case &c : *table)
             all.push_back(&c);
     return all;

@@ -193,6 +193,8 @@ std::string hosttest_program(const std::string &name)
         return pipeline();
     if (name == "announced")
         return announced();
+    if (name == "direct_read")
+        return hosttest_direct_read();
     return name == "readers" ? readers() : "no such program";
 }
 
@@ -373,6 +375,18 @@ static std::string shared_disk()
     return wrong + expect_us(json, "main_us", 4194.304) + expect_us(json, "disk_busy_us", 4194.304);
 }
 
+static std::string direct_disk()
+{
+    std::string json, wrong = timed("direct_read", {"EMU_DISK_GBPS=1", "EMU_LINK_GBPS=4"}, &json);
+    return wrong + expect_us(json, "main_us", 2097.152) + expect_us(json, "link_in_busy_us", 524.288);
+}
+
+static std::string direct_link()
+{
+    std::string json, wrong = timed("direct_read", {"EMU_DISK_GBPS=4", "EMU_LINK_GBPS=1"}, &json);
+    return wrong + expect_us(json, "main_us", 2097.152) + expect_us(json, "disk_busy_us", 524.288);
+}
+
 const std::vector<hosttest_outside> hosttest_runs = {
     {"strictness", strictness},
     {"failing calls", failing_calls},
@@ -384,4 +398,6 @@ const std::vector<hosttest_outside> hosttest_runs = {
     {"scaled time", scaled},
     {"announced reads", read_ahead},
     {"readers share the disk", shared_disk},
+    {"direct read bound by the disk", direct_disk},
+    {"direct read bound by the link", direct_link},
 };
