@@ -34,9 +34,17 @@ def first_output(argv):
         return ""
 
 
+def commit():
+    packed = os.path.join(ROOT, "COMMIT")  # pack_gpu.py's
+    if os.path.exists(packed):
+        with open(packed) as f:
+            return f.read().strip()
+    return first_output(["git", "rev-parse", "HEAD"])
+
+
 def record(suite):
     """What is measured on, before anything is."""
-    suite.record.update(emulated=suite.emulated, commit=first_output(["git", "rev-parse", "HEAD"]),
+    suite.record.update(emulated=suite.emulated, commit=commit(),
                         changed_files=first_output(["git", "status", "--porcelain", "--untracked-files=no"]).splitlines(),
                         nvcc=first_output([os.path.join(ROOT, ".cuda", "nvidia", "cu13", "bin", "nvcc"), "--version"]).splitlines()[-2:],
                         kernel=first_output(["uname", "-r"]), began=datetime.datetime.now(datetime.timezone.utc).isoformat())
@@ -98,7 +106,7 @@ def main():
     if "why" in card:
         print(f"emulated: no card: {card['why']}", flush=True)
     suite = Suite(args, None if "why" in card else card)
-    suite.may_fetch, suite.cache = not args.no_fetch, os.path.join(ROOT, ".cuda", "suite")
+    suite.may_fetch = not args.no_fetch
     suite.reserved = 0 if args.only else min(SPEED_SECONDS, args.minutes * 60 / 2)
     try:
         run_parts(suite, args.only)

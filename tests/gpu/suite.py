@@ -78,12 +78,15 @@ class Suite:
     def device_env(self, emulated):
         """The environment in which libcuda.so.1 is the emulated one, or surely not."""
         env = dict(os.environ, ROUSE_SOURCE_DIR=ROOT, ROUSE_BINARY_DIR=self.build, CUDA_VISIBLE_DEVICES="0")
+        paths = [os.path.join(self.build, "lib")]  # pack_gpu.py's
         if emulated:
-            env.update(LD_LIBRARY_PATH=os.path.join(self.build, "tests", "emu"), EMU_STRICT="1")
-        return env
+            paths.append(os.path.join(self.build, "tests", "emu"))
+            env["EMU_STRICT"] = "1"
+        paths += [env["LD_LIBRARY_PATH"]] if env.get("LD_LIBRARY_PATH") else []
+        return dict(env, LD_LIBRARY_PATH=":".join(paths))
 
     def add_library_path(self, folder):
-        self.env["LD_LIBRARY_PATH"] = ":".join(filter(None, [folder, self.env.get("LD_LIBRARY_PATH")]))
+        self.env["LD_LIBRARY_PATH"] += ":" + folder
 
     def has_cublaslt(self):
         return subprocess.run([sys.executable, "-c", LT_PROBE], env=self.env).returncode == 0

@@ -5,30 +5,39 @@ import shutil
 import subprocess
 import sys
 
+from suite import ROOT
 from suite_correctness import ORACLE
 
+CACHE = os.path.join(ROOT, ".cuda", "suite")
+FETCH_SECONDS = 150
 SANITIZER = "nvidia-cuda-sanitizer-api==13.5.25"
 # By what the driver knows: cublasLt 13 wants driver 580.
 CUBLAS = {13: "nvidia-cublas==13.1.0.3", 12: "nvidia-cublas-cu12==12.9.1.4"}
 FOUND = 86  # the sanitizer's exit status when it found something
 
 
-def fetch(suite, name, requirement):
-    """A PyPI package into .cuda/suite, once; its folder, or None with a log."""
-    folder = os.path.join(suite.cache, re.sub(r"[^a-z0-9.]+", "-", requirement))
-    if os.path.isdir(folder):
-        return folder
-    if not suite.may_fetch:
-        return None
+def cached(requirement):
+    folder = os.path.join(CACHE, re.sub(r"[^a-z0-9.]+", "-", requirement))
+    return folder if os.path.isdir(folder) else None
+
+
+def install(requirement):
+    """A PyPI package into the cache; its folder, or None: no network, or no pip."""
+    folder = os.path.join(CACHE, re.sub(r"[^a-z0-9.]+", "-", requirement))
     part = folder + ".part"
     shutil.rmtree(part, ignore_errors=True)
-    code, _, _ = suite.run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--retries",
-                            "1", "--target", part, requirement], f"fetch-{name}.log", 150, env=dict(os.environ))
-    if code != 0:
+    try:
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--retries", "1",
+                        "--target", part, requirement], check=True, capture_output=True, timeout=FETCH_SECONDS)
+    except (subprocess.SubprocessError, OSError):
         shutil.rmtree(part, ignore_errors=True)
         return None
     os.rename(part, folder)
     return folder
+
+
+def fetch(suite, requirement):
+    return cached(requirement) or (install(requirement) if suite.may_fetch else None)
 
 
 def find(folder, name):
@@ -43,7 +52,7 @@ def cublaslt(suite):
     if suite.emulated or suite.has_cublaslt():
         return
     requirement = CUBLAS.get(suite.card["driver"] // 1000)
-    folder = fetch(suite, "cublas", requirement) if requirement else None
+    folder = fetch(suite, requirement) if requirement else None
     library = folder and next(filter(None, (find(folder, f"libcublasLt.so.{v}") for v in CUBLAS)), None)
     if library:
         suite.add_library_path(os.path.dirname(library))
@@ -72,13 +81,10 @@ def sanitizer(suite):
     part = "sanitizer"
     if suite.emulated:
         return suite.skipped(part, "compute-sanitizer", "it watches a card; the emulated driver checks bounds, races and barriers itself")
-    folder = fetch(suite, "sanitizer", SANITIZER)
-    tool = shutil.which("compute-sanitizer") or (folder and find(os.path.join(folder, "nvidia"), "compute-sanitizer"))
+    folder = fetch(suite, SANITIZER)
+    tool = shutil.which("compute-sanitizer") or (folder and os.path.join(folder, "nvidia", "cu13", "bin", "compute-sanitizer"))
     if not tool:
         return suite.skipped(part, "compute-sanitizer", f"neither installed nor to be fetched ({SANITIZER})")
-    if folder and tool.startswith(folder):
-        tool = find(os.path.join(folder, "nvidia", "cu13", "compute-sanitizer"), "compute-sanitizer") or tool
-        os.chmod(tool, 0o755)
     kernels = os.path.join(suite.work, "kernels-sanitized")
     os.makedirs(kernels, exist_ok=True)
     programs = {"every kernel": [suite.program("record_kernels"), kernels],
