@@ -46,6 +46,10 @@ struct gpu_backend {
                       uint64_t n_bytes, struct base_error *err);
     int (*upload_sync)(struct gpu_upload *upload, struct base_error *err);
     void (*upload_close)(struct gpu_upload *upload);
+    int (*direct_open)(struct gpu_device *device, int fd, struct gpu_direct **out_direct, struct base_error *err);
+    int (*direct_read)(struct gpu_direct *direct, struct gpu_model *model, uint64_t offset, uint32_t n_bytes,
+                       uint64_t file_offset, uint64_t *out_hash, struct base_error *err);
+    void (*direct_close)(struct gpu_direct *direct);
     int (*model_sleep)(struct gpu_model *model, struct base_error *err);
     int (*model_wake)(struct gpu_model *model, struct base_error *err);
 };
@@ -65,6 +69,11 @@ struct gpu_model {
 
 /* A back end's upload begins with this. */
 struct gpu_upload {
+    struct gpu_device *device;
+};
+
+/* And so does its way from storage. */
+struct gpu_direct {
     struct gpu_device *device;
 };
 

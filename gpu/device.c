@@ -328,6 +328,28 @@ void gpu_upload_close(struct gpu_upload *upload)
         upload->device->backend->upload_close(upload);
 }
 
+int gpu_direct_open(struct gpu_device *device, int fd, struct gpu_direct **out_direct, struct base_error *err)
+{
+    const struct gpu_backend *b = device->backend;
+    if (!b->direct_open)
+        return base_fail(err, ERR_NOTFOUND, "a %s is not filled from storage directly", b->kind);
+    return b->direct_open(device, fd, out_direct, err);
+}
+
+int gpu_direct_read(struct gpu_direct *direct, struct gpu_model *model, uint64_t offset, uint32_t n_bytes,
+                    uint64_t file_offset, uint64_t *out_hash, struct base_error *err)
+{
+    assert(offset <= model->plan.weights_bytes && n_bytes <= model->plan.weights_bytes - offset);
+    assert(n_bytes % GPU_RANGE_ALIGN == 0 && offset % GPU_RANGE_ALIGN == 0 && file_offset % GPU_RANGE_ALIGN == 0);
+    return direct->device->backend->direct_read(direct, model, offset, n_bytes, file_offset, out_hash, err);
+}
+
+void gpu_direct_close(struct gpu_direct *direct)
+{
+    if (direct)
+        direct->device->backend->direct_close(direct);
+}
+
 static int no_sleep(const struct gpu_model *model, struct base_error *err)
 {
     return base_fail(err, ERR_USAGE, "a %s has no memory of its own to give back", model->device->backend->kind);

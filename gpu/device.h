@@ -183,6 +183,19 @@ int gpu_upload_put(struct gpu_upload *upload, uint32_t slot, struct gpu_model *m
 int gpu_upload_sync(struct gpu_upload *upload, struct base_error *err);
 void gpu_upload_close(struct gpu_upload *upload);
 
+/* ---- filling it from storage, past this process's memory ---- */
+
+struct gpu_direct;
+
+/* For reading the file fd (opened with O_DIRECT, borrowed) into the device's models. ERR_NOTFOUND: nothing of the kind is
+ * installed; any other code says why not here. Then there is the ring. After choices were imported, where there are any. */
+int gpu_direct_open(struct gpu_device *device, int fd, struct gpu_direct **out_direct, struct base_error *err);
+/* [file_offset, + n_bytes) of the file to [offset, + n_bytes) of model's weight range, at once, and the XXH3-64 of what lies there
+ * then, computed by the device: it is the caller's to compare. At most 4 MiB, multiples of 4096. Any thread. */
+int gpu_direct_read(struct gpu_direct *direct, struct gpu_model *model, uint64_t offset, uint32_t n_bytes,
+                    uint64_t file_offset, uint64_t *out_hash, struct base_error *err);
+void gpu_direct_close(struct gpu_direct *direct);
+
 /* While set, gpu_model_forward calls wait before it uses the weights in [0, end): 0 once they are in place or put. So the
  * first layers compute while the last ones arrive. wait = NULL takes it away. */
 void gpu_model_gate(struct gpu_model *model, int (*wait)(void *context, uint64_t end, struct base_error *err),

@@ -53,7 +53,6 @@ static int read_buffered(const struct snap_file *f, uint8_t *to, size_t n, uint6
     return 0;
 }
 
-/* Whether most of the range is in the page cache: then a copy from there is faster than the disk. */
 static bool range_is_cached(const struct snap_file *f, uint64_t offset, size_t n)
 {
     unsigned char pages[SNAP_CHUNK_BYTES / SNAP_PAGE_BYTES];
@@ -64,6 +63,12 @@ static bool range_is_cached(const struct snap_file *f, uint64_t offset, size_t n
     for (size_t i = 0; i < n_pages; i++)
         n_cached += pages[i] & 1;
     return n_cached * 2 > n_pages;
+}
+
+bool snap_file_is_cached(const struct snap_file *f, uint32_t chunk)
+{
+    struct snap_chunk c = snap_layout_chunk(&f->layout, chunk);
+    return range_is_cached(f, c.offset, c.bytes);
 }
 
 static int read_range(struct snap_file *f, uint8_t *to, size_t n, uint64_t offset, struct base_error *err)

@@ -40,6 +40,9 @@ struct snap_file {
 int snap_file_open(const char *path, struct snap_file **out_file, struct base_error *err);
 void snap_file_close(struct snap_file *f);
 
+/* Whether most of the chunk is in the page cache: then a copy from there is faster than the disk. Any thread. */
+bool snap_file_is_cached(const struct snap_file *f, uint32_t chunk);
+
 /* Reads one chunk of `chunk.bytes` and checks it. `to` begins at a page. Any thread. */
 int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct base_error *err);
 

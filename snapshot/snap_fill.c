@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/progress.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -46,10 +48,12 @@ struct snap_fill {
     uint32_t n_taken;                  /* slots taken while there was no model to put them to */
     struct held held[SNAP_RING_SLOTS]; /* read, and waiting for the model */
     uint32_t n_held;
-    bool *in_place;    /* [n_chunks] */
-    uint32_t n_prefix; /* chunks in place without a gap before them */
-    uint64_t done;     /* bytes */
-    bool stopped;      /* readers end; err says why */
+    bool *in_place;            /* [n_chunks] */
+    struct gpu_direct *direct; /* NULL: there is none */
+    bool direct_fails;         /* it did once */
+    uint32_t n_prefix;         /* chunks in place without a gap before them */
+    uint64_t done;             /* bytes */
+    bool stopped;              /* readers end; err says why */
     struct base_error err;
 };
 
@@ -215,13 +219,68 @@ static int read_through_ring(struct snap_fill *f, uint32_t chunk, struct base_er
     return hold(f, slot, chunk) ? 0 : put(f, slot, chunk, err);
 }
 
+/* ---- past this process's memory ---- */
+
+static struct gpu_direct *direct_way(struct snap_fill *f)
+{
+    pthread_mutex_lock(&f->lock);
+    struct gpu_direct *direct = f->direct_fails ? NULL : f->direct;
+    pthread_mutex_unlock(&f->lock);
+    return direct;
+}
+
+static void direct_failed(struct snap_fill *f, const struct base_error *why)
+{
+    pthread_mutex_lock(&f->lock);
+    bool first = !f->direct_fails;
+    f->direct_fails = true;
+    pthread_mutex_unlock(&f->lock);
+    if (first)
+        base_log_warn("snapshot is read through memory from here on", LOG_STR("reason", why->text));
+}
+
+/* False: by the ring, then. */
+static bool read_directly(struct snap_fill *f, uint32_t chunk)
+{
+    struct snap_chunk c = chunk_of(f, chunk);
+    struct gpu_direct *direct = direct_way(f);
+    struct base_error why = {0};
+    uint64_t hash = 0;
+    if (!direct || snap_file_is_cached(f->o.file, f->first_chunk + chunk))
+        return false;
+    int rc = gpu_direct_read(direct, f->model, c.at, c.bytes, c.offset, &hash, &why);
+    if (rc == 0 && hash != f->o.file->hashes[f->first_chunk + chunk])
+        rc = base_fail(&why, ERR_IO, "the chunk at %" PRIu64 " did not arrive whole", c.at);
+    if (rc < 0) {
+        direct_failed(f, &why);
+        return false;
+    }
+    mark_in_place(f, chunk);
+    return true;
+}
+
+void snap_fill_direct(struct snap_fill *f)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    struct gpu_direct *direct = NULL;
+    struct base_error why = {0};
+    if (!f->upload || f->o.file->fd_direct < 0)
+        return;
+    int rc = gpu_direct_open(f->o.device, f->o.file->fd_direct, &direct, &why);
+    if (rc < 0 && rc != ERR_NOTFOUND && !atomic_flag_test_and_set(&said))
+        base_log_info("snapshots are read through memory", LOG_STR("reason", why.text));
+    pthread_mutex_lock(&f->lock);
+    f->direct = direct;
+    pthread_mutex_unlock(&f->lock);
+}
+
 static int read_chunk(struct snap_fill *f, uint32_t chunk, struct base_error *err)
 {
     struct snap_chunk c = chunk_of(f, chunk);
     if (c.kind == SNAP_TOKENIZER)
         return read_to(f, chunk, f->o.tokenizer + c.at, err);
     if (f->upload)
-        return read_through_ring(f, chunk, err);
+        return read_directly(f, chunk) ? 0 : read_through_ring(f, chunk, err);
     struct gpu_model *model = await_model(f);
     return model ? read_to(f, chunk, gpu_model_host(model) + c.at, err) : ERR_STOPPED;
 }
@@ -255,6 +314,7 @@ static void *reader_main(void *fill)
 
 static void fill_free(struct snap_fill *f)
 {
+    gpu_direct_close(f->direct);
     gpu_upload_close(f->upload);
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->changed);

@@ -7,8 +7,8 @@
  *                       announced to the kernel, so that the disk does not wait for a device that is still being opened
  *   FILLING -> gone     snap_fill_end: everything is in place, or the first failure
  *
- * (1) A chunk is put on its way to a device after its checksum matched, never before. In memory that is addressable it lies in
- *     place before, but no gate opens for it.
+ * (1) A chunk is put on its way to a device after its checksum matched, never before. In memory that is addressable, and when it
+ *     comes from storage directly, it lies in place before; but no gate opens for it.
  * (2) Staging takes SNAP_RING_SLOTS chunks, whatever the size of the model. */
 #ifndef ROUSE_SNAPSHOT_SNAP_FILL_H
 #define ROUSE_SNAPSHOT_SNAP_FILL_H
@@ -37,6 +37,11 @@ int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **
 
 /* The model whose plan the file's weights follow. Once. */
 void snap_fill_model(struct snap_fill *fill, struct gpu_model *model);
+
+/* From here on chunks that are not in the page cache go from storage to the device directly, where that works; it is said once
+ * where it does not. After the model's choices. A chunk that does not arrive so, or not whole, is read again through the ring: it
+ * is the ring's checksum that judges the file. */
+void snap_fill_direct(struct snap_fill *fill);
 
 /* Until the tokenizer is in place, or something failed. */
 int snap_fill_wait_tokenizer(struct snap_fill *fill, struct base_error *err);

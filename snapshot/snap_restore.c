@@ -138,11 +138,13 @@ static int prepare_model(const struct snap_restore *r, const struct snap_file *f
     if (rc < 0)
         return rc;
     snap_fill_model(parts->fill, out->gpu);
-    if (n_choices == 0)
-        return 0;
-    base_trace_begin(r->trace, BASE_TRACE_CHOICES);
-    rc = gpu_model_choices_import(out->gpu, parts->choices, n_choices, err);
-    base_trace_end(r->trace, BASE_TRACE_CHOICES);
+    if (n_choices > 0) {
+        base_trace_begin(r->trace, BASE_TRACE_CHOICES);
+        rc = gpu_model_choices_import(out->gpu, parts->choices, n_choices, err);
+        base_trace_end(r->trace, BASE_TRACE_CHOICES);
+    }
+    if (rc == 0)
+        snap_fill_direct(parts->fill);
     return rc;
 }
 
@@ -254,6 +256,7 @@ static int refill(struct gpu_device *device, struct snap_file *f, const char *id
     if (rc < 0)
         return rc;
     snap_fill_model(fill, model);
+    snap_fill_direct(fill);
     rc = check_proof(model, proof, fill, err);
     return end_reading(&fill, rc, err);
 }

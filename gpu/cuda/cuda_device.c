@@ -9,6 +9,7 @@
 #include "base/pool.h"
 #include "gpu/cuda/cuda_model.h"
 #include "gpu/cuda/cuda_module.h"
+#include "gpu/cuda/cuda_direct.h"
 #include "gpu/cuda/cuda_upload.h"
 
 enum { MAJOR_MIN = 8 }; /* cp.async, bf16, mma m16n8k16: what the kernels are made of */
@@ -323,6 +324,9 @@ const struct gpu_backend gpu_cuda_backend = {
     .upload_put = cuda_upload_put,
     .upload_sync = cuda_upload_sync,
     .upload_close = cuda_upload_close,
+    .direct_open = cuda_direct_open,
+    .direct_read = cuda_direct_read,
+    .direct_close = cuda_direct_close,
     .model_sleep = cuda_model_sleep,
     .model_wake = cuda_model_wake,
 };

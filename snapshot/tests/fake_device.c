@@ -5,10 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "snapshot/snap_file.h"
 
-enum { SLOTS_MAX = 64, QUICK_TAKES = 8, CHUNK_BYTES = 4 << 20 };
+enum { SLOTS_MAX = 64, CHUNK_BYTES = 4 << 20 };
 
 static void misuse(const char *what)
 {
@@ -261,7 +263,7 @@ static int fake_upload_take(struct gpu_upload *upload, uint32_t *out_slot, uint8
     struct fake_upload *u = upload_of(upload);
     struct fake_device *fake = fake_of(upload->device);
     (void)err;
-    if (++fake->n_takes > QUICK_TAKES && fake->take_ms)
+    if (++fake->n_takes > fake->n_quick_takes && fake->take_ms)
         base_clock_sleep_ms(fake->take_ms);
     if (!fake->ready)
         fake->n_early_takes++;
@@ -328,6 +330,47 @@ static void fake_upload_close(struct gpu_upload *upload)
     free(u);
 }
 
+/* ---- from storage ---- */
+
+struct fake_direct {
+    struct gpu_direct base;
+    int fd;
+};
+
+static int fake_direct_open(struct gpu_device *device, int fd, struct gpu_direct **out_direct, struct base_error *err)
+{
+    struct fake_direct *x = calloc(1, sizeof(*x));
+    if (!fake_of(device)->direct || !x) {
+        free(x);
+        return base_fail(err, ERR_NOTFOUND, "fake device: not from storage");
+    }
+    x->base.device = device;
+    x->fd = fd;
+    *out_direct = &x->base;
+    return 0;
+}
+
+static int fake_direct_read(struct gpu_direct *direct, struct gpu_model *model, uint64_t offset, uint32_t n_bytes,
+                            uint64_t file_offset, uint64_t *out_hash, struct base_error *err)
+{
+    struct fake_device *fake = fake_of(direct->device);
+    uint8_t *to = gpu_model_host(model_of(model)->cpu) + offset;
+    unsigned n = ++fake->n_direct;
+    if (n == fake->direct_fails)
+        return base_fail(err, ERR_IO, "fake device: storage does not answer");
+    if (pread(((struct fake_direct *)direct)->fd, to, n_bytes, (off_t)file_offset) != (ssize_t)n_bytes)
+        misuse("a direct read of what is not there");
+    if (n == fake->direct_garbles)
+        to[n_bytes / 2] ^= 1;
+    *out_hash = snap_chunk_hash(to, n_bytes);
+    return 0;
+}
+
+static void fake_direct_close(struct gpu_direct *direct)
+{
+    free(direct);
+}
+
 /* ---- sleep ---- */
 
 static int fake_sleep(struct gpu_model *model, struct base_error *err)
@@ -383,6 +426,9 @@ static const struct gpu_backend fake_backend = {
     .upload_put = fake_upload_put,
     .upload_sync = fake_upload_sync,
     .upload_close = fake_upload_close,
+    .direct_open = fake_direct_open,
+    .direct_read = fake_direct_read,
+    .direct_close = fake_direct_close,
     .model_sleep = fake_sleep,
     .model_wake = fake_wake,
 };
@@ -399,6 +445,7 @@ struct fake_device *fake_open(void)
     fake->base.info.kind = "fake";
     fake->base.info.arch = "fake-1";
     fake->base.info.driver = "fake-7";
+    fake->n_quick_takes = 8;
     fake->choices = "fake choices";
     fake->puts_at_first_gate = UINT32_MAX;
     return fake;

@@ -1,8 +1,10 @@
 /* Snapshots of a device whose memory cannot be addressed, on a fake one: built by reading back, restored through the ring while
  * the device is still being opened, proven while later chunks arrive; and everything that can break on the way. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -100,9 +102,13 @@ static struct fixture_run start(const struct snap_start_options *o, const struct
         fake->ready_ms = like->ready_ms;
         fake->copy_ms = like->copy_ms;
         fake->take_ms = like->take_ms;
+        fake->n_quick_takes = like->direct ? 0 : fake->n_quick_takes;
         fake->fail_put = like->fail_put;
         fake->fail_new = like->fail_new;
         fake->fail_warm_up = like->fail_warm_up;
+        fake->direct = like->direct;
+        fake->direct_fails = like->direct_fails;
+        fake->direct_garbles = like->direct_garbles;
         fake->choices = like->choices ? like->choices : fake->choices;
     }
     struct fixture_run run = fixture_start_device(o, &fake->base);
@@ -229,6 +235,72 @@ static void test_small_rings(void **state)
         snap_file_close(file);
         fake_close(fake);
     }
+    fixture_run_done(&cold);
+}
+
+/* The file's pages leave the page cache: else it is copied from there. False: they do not (tmpfs). */
+static bool drop_cache(const char *path)
+{
+    struct snap_file *file = NULL;
+    bool cached = false;
+    int fd = open(path, O_RDONLY);
+    assert_true(fd >= 0);
+    fsync(fd);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    close(fd);
+    assert_int_equal(snap_file_open(path, &file, NULL), 0);
+    for (uint32_t i = file->layout.sections[SNAP_WEIGHTS].first_chunk; i < file->layout.n_chunks; i++)
+        cached = cached || snap_file_is_cached(file, i);
+    bool direct = file->fd_direct >= 0;
+    snap_file_close(file);
+    return direct && !cached;
+}
+
+/* Straight from storage: verified by the device, and what it cannot bring comes through the ring. A file is condemned by that one
+ * alone. */
+static void test_direct(void **state)
+{
+    struct fixture *f = *state;
+    struct snap_start_options o = fixture_options(f);
+    struct fake_device seen;
+    char path[PATH_MAX];
+    make_big(f);
+    struct fixture_run cold = start(&o, NULL, NULL);
+    fixture_snapshot_path(f, cold.id, ".snap", path);
+    if (!drop_cache(path)) {
+        printf("skipped: /tmp keeps a file's pages, or knows no direct reads\n");
+        fixture_run_done(&cold);
+        skip();
+    }
+    static const struct {
+        const char *name;
+        struct fake_device like;
+        unsigned n_warnings;
+    } cases[] = {{"all of it", {.direct = true, .take_ms = 300}, 0},
+                 {"a read fails", {.direct = true, .take_ms = 300, .direct_fails = 2}, 1},
+                 {"a byte changes", {.direct = true, .take_ms = 300, .direct_garbles = 1}, 1}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_true(drop_cache(path));
+        fixture_capture_begin(f);
+        struct fixture_run warm = start(&o, &cases[i].like, &seen);
+        fixture_capture_end(f);
+        assert_started(&warm, true, false);
+        fixture_assert_same_answers(&cold, &warm);
+        assert_int_equal(fixture_captured(f, "read through memory"), cases[i].n_warnings);
+        assert_true(seen.n_direct > 0 && seen.n_puts >= 8); /* every reader's first chunk was on its way to the ring */
+        if (cases[i].n_warnings == 0)
+            assert_int_equal(seen.n_direct + seen.n_puts, BIG_CHUNKS);
+        fixture_run_done(&warm);
+    }
+    fixture_flip(path, fixture_size(path) - 5000);
+    assert_true(drop_cache(path));
+    fixture_capture_begin(f);
+    struct fixture_run damaged = start(&o, &cases[0].like, NULL);
+    fixture_capture_end(f);
+    assert_started(&damaged, false, true);
+    assert_int_equal(fixture_captured(f, "snapshot quarantined"), 1);
+    assert_int_equal(fixture_captured(f, "section weights: the chunk at"), 1);
+    fixture_run_done(&damaged);
     fixture_run_done(&cold);
 }
 
@@ -589,9 +661,17 @@ static void test_cpu_does_not_sleep(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(test_build_then_restore),     T(test_overlap),           T(test_small_rings),
-                                       T(test_damaged_chunk),          T(test_device_fails),      T(test_host_snapshot),
-                                       T(test_host_comes_second),      T(test_host_fails),        T(test_sleep),
-                                       T(test_sleep_without_snapshot), T(test_cpu_does_not_sleep)};
+    const struct CMUnitTest tests[] = {T(test_build_then_restore),
+                                       T(test_overlap),
+                                       T(test_small_rings),
+                                       T(test_direct),
+                                       T(test_damaged_chunk),
+                                       T(test_device_fails),
+                                       T(test_host_snapshot),
+                                       T(test_host_comes_second),
+                                       T(test_host_fails),
+                                       T(test_sleep),
+                                       T(test_sleep_without_snapshot),
+                                       T(test_cpu_does_not_sleep)};
     return cmocka_run_group_tests_name("snap_device", tests, NULL, NULL);
 }
