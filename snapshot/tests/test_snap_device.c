@@ -177,7 +177,7 @@ static void test_overlap(void **state)
     assert_int_equal(seen.n_puts, BIG_CHUNKS);
     fixture_assert_same_answers(&cold, &warm);
 
-    const struct fake_device slow_disk = {.take_ms = 100, .copy_ms = 2};
+    const struct fake_device slow_disk = {.take_ms = 1000, .copy_ms = 2};
     struct fixture_run late = start(&o, &slow_disk, &seen);
     assert_started(&late, true, false);
     assert_int_equal(seen.n_puts, BIG_CHUNKS);
