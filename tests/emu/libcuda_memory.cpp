@@ -57,6 +57,13 @@ struct pinned {
     std::vector<uint32_t> n_protected; /* per page */
 };
 
+/* A variable of a module: the interpreter keeps it, copies reach it. */
+struct variable {
+    uint64_t begin, bytes;
+    uint8_t *host;
+    bool writable;
+};
+
 struct grave {
     uint64_t end;
     const char *name;
@@ -69,6 +76,7 @@ struct memory_state {
     std::map<uint64_t, mapping> mappings;
     std::map<uint64_t, allocation> allocations;
     std::map<uint64_t, pinned> pins;
+    std::map<uint64_t, variable> variables;
     std::map<uint64_t, grave> graves;
     uint64_t next_address = FIRST_ADDRESS, next_handle = 1, next_number = 1;
     uint64_t used_bytes = 0;
@@ -198,6 +206,16 @@ bool memory_is_device(uint64_t address)
     return around(mem().allocations, address) || around(mem().reservations, address);
 }
 
+void memory_add_variable(const ptx_range &r)
+{
+    mem().variables[r.begin] = {r.begin, r.end - r.begin, r.host, r.writable};
+}
+
+void memory_remove_variable(uint64_t address)
+{
+    mem().variables.erase(address);
+}
+
 /* "name: text" of why nothing can be reached at address. */
 static std::string why_not(uint64_t address)
 {
@@ -244,6 +262,10 @@ bool memory_find(uint64_t address, ptx_range *out, std::string *why)
     }
     if (const allocation *a = around(m.allocations, address)) {
         *out = {a->begin, a->begin + a->bytes, a->host, true, true, a->number};
+        return true;
+    }
+    if (const variable *v = around(m.variables, address)) {
+        *out = {v->begin, v->begin + v->bytes, v->host, true, v->writable, 0};
         return true;
     }
     if (pinned *p = around(m.pins, address)) {
@@ -511,10 +533,9 @@ CUresult cuMemFreeHost(void *p)
 
 static bool all_host_mapped(uint64_t address, uint64_t bytes)
 {
-    for (uint64_t page = address & ~(PAGE - 1); page < address + bytes; page += PAGE)
-        if (!host_mapped(page))
-            return false;
-    return true;
+    uint64_t begin = address & ~(PAGE - 1), end = round_up(address + bytes, PAGE);
+    std::vector<unsigned char> in_core((end - begin) / PAGE);
+    return mincore((void *)begin, end - begin, in_core.data()) == 0;
 }
 
 CUresult cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
@@ -700,7 +721,8 @@ CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
         return CUDA_ERROR_INVALID_VALUE;
     }
     if (overlaps(m.mappings, ptr, size)) {
-        misuse("free-while-mapped", "cuMemAddressFree(0x%llx, 0x%zx): something is still mapped there", ptr, size);
+        if (emu_leaks_count()) /* else cuMemUnmap may have failed on request */
+            misuse("free-while-mapped", "cuMemAddressFree(0x%llx, 0x%zx): something is still mapped there", ptr, size);
         return CUDA_ERROR_INVALID_VALUE;
     }
     munmap(it->second.mirror, size);

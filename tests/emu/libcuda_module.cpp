@@ -21,6 +21,7 @@ using module_ref = std::unique_ptr<ptx_module, void (*)(ptx_module *)>;
 struct CUmod_st {
     module_ref parsed;
     std::map<std::string, CUfunction> functions;
+    std::vector<uint64_t> variables; /* that were asked for */
 };
 
 struct CUfunc_st {
@@ -88,11 +89,32 @@ static CUresult check_target(const std::string &text)
     return target <= capability() ? CUDA_SUCCESS : CUDA_ERROR_NO_BINARY_FOR_GPU;
 }
 
+/* The newest version of PTX that came with a version of CUDA, times ten: 7.x with 11.x, 8.x with 12.x but for a gap, 9.x with 13.x. */
+static unsigned ptx_version_of(int driver_version)
+{
+    unsigned major = (unsigned)driver_version / 1000, minor = (unsigned)driver_version / 10 % 100;
+    if (major == 12 && minor > 5)
+        minor--; /* 12.6 still has 8.5 */
+    return (major - 4) * 10 + minor;
+}
+
+static CUresult check_version(const std::string &text)
+{
+    size_t at = text.find(".version");
+    unsigned major = 0, minor = 0;
+    if (at == std::string::npos || sscanf(text.c_str() + at, ".version %u.%u", &major, &minor) != 2)
+        return CUDA_ERROR_INVALID_PTX;
+    return major * 10 + minor <= ptx_version_of(settings().driver_version) ? CUDA_SUCCESS
+                                                                           : CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
+}
+
 static CUresult parse(const std::string &text, module_ref *out, std::string *error)
 {
-    CUresult rc = check_target(text);
+    CUresult rc = check_version(text);
+    if (rc == CUDA_SUCCESS)
+        rc = check_target(text);
     if (rc != CUDA_SUCCESS) {
-        *error = "no .target, or one that is newer than the device";
+        *error = "no .version or .target, or one that is newer than driver or device";
         return rc;
     }
     *out = ptx_parse(text.data(), text.size(), error);
@@ -173,7 +195,7 @@ static CUresult module_load(CUmodule *out, const void *image, unsigned n, CUjit_
     if (rc != CUDA_SUCCESS)
         return rc;
     thread_spend(settings().module_ns);
-    auto *m = new CUmod_st{std::move(parsed), {}};
+    auto *m = new CUmod_st{std::move(parsed), {}, {}};
     state().modules.insert(m);
     state().all.push_back(m);
     *out = m;
@@ -203,6 +225,8 @@ CUresult cuModuleUnload(CUmodule hmod)
     work_run_all();
     for (auto &f : hmod->functions)
         state().functions.erase(f.second);
+    for (uint64_t v : hmod->variables)
+        memory_remove_variable(v);
     state().modules.erase(hmod);
     return CUDA_SUCCESS;
 }
@@ -225,6 +249,25 @@ CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
         state().functions.insert(f);
     }
     *hfunc = f;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuModuleGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
+{
+    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
+    if (!name || !state().modules.count(hmod)) {
+        misuse("stale-handle", "cuModuleGetGlobal of a module that is not loaded");
+        return CUDA_ERROR_INVALID_HANDLE;
+    }
+    ptx_range r;
+    if (!ptx_find_data(hmod->parsed.get(), name, &r))
+        return CUDA_ERROR_NOT_FOUND;
+    memory_add_variable(r);
+    hmod->variables.push_back(r.begin);
+    if (dptr)
+        *dptr = r.begin;
+    if (bytes)
+        *bytes = r.end - r.begin;
     return CUDA_SUCCESS;
 }
 
@@ -539,6 +582,11 @@ static double kernel_ns(const ptx_counters &before, const ptx_counters &after)
 
 CUresult kernel_run(const job &j, double *out_ns)
 {
+    *out_ns = 0;
+    if (!state().functions.count(j.function)) {
+        misuse("stale-handle", "%s runs, of a module that was unloaded", j.what.c_str());
+        return CUDA_ERROR_LAUNCH_FAILED;
+    }
     ptx_machine *machine = work_machine();
     CUresult code = CUDA_SUCCESS;
     machine->report = [&](const ptx_report &r) {

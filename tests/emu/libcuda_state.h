@@ -137,6 +137,8 @@ uint8_t *memory_pinned_alias(uint64_t address);
 void memory_protect(uint64_t address, uint64_t bytes);
 void memory_unprotect(uint64_t address, uint64_t bytes);
 void memory_install_fault_handler();
+void memory_add_variable(const ptx_range &r); /* of a module, which keeps it */
+void memory_remove_variable(uint64_t address);
 void memory_report_leaks();
 void memory_host_wrote_pinned(ptx_machine *machine);
 

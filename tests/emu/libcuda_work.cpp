@@ -363,6 +363,7 @@ static void run_one(const op_ref &o)
         clock_launch(from);
     o->end_ns = o->what.link == LINK_NONE ? from : link_take(o->what.link, from, ns, o->what.bytes);
     o->state = op::DONE;
+    o->what.staged.reset();
     o->after.clear();
     for (op *n : o->next)
         n->n_waiting--;

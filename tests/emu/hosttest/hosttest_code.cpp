@@ -1,5 +1,6 @@
 /* Modules, linking, launches, the device and its names. */
 #include <cstring>
+#include <dlfcn.h>
 
 #include "hosttest.h"
 
@@ -122,6 +123,57 @@ static void after_unload(bool buggy)
         OK(cuModuleUnload(m));
 }
 
+/* A graph keeps the kernels' parameters, not their module. */
+static void graph_after_unload(bool buggy)
+{
+    fixture f;
+    CUmodule m;
+    CUfunction function;
+    CUstream s = f.stream();
+    CUdeviceptr memory = f.alloc(N * 4);
+    uint32_t value = 1, n = N;
+    void *params[] = {&memory, &value, &n};
+    CUgraph graph;
+    CUgraphExec exec;
+    OK(cuModuleLoadData(&m, HOSTTEST_PTX));
+    OK(cuModuleGetFunction(&function, m, "fill"));
+    OK(cuStreamBeginCapture(s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    OK(cuLaunchKernel(function, 4, 1, 1, 64, 1, 1, 0, s, params, nullptr));
+    OK(cuStreamEndCapture(s, &graph));
+    OK(cuGraphInstantiate(&exec, graph, 0));
+    OK(cuGraphDestroy(graph));
+    if (buggy)
+        OK(cuModuleUnload(m));
+    OK(cuGraphLaunch(exec, s));
+    CHECK_RC(cuStreamSynchronize(s), buggy ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS);
+    if (buggy)
+        return;
+    OK(cuGraphExecDestroy(exec));
+    OK(cuModuleUnload(m));
+}
+
+/* A module's variable: its value at first, and what a copy makes of it. */
+static void variable(bool)
+{
+    fixture f;
+    CUdeviceptr at;
+    size_t bytes;
+    uint32_t words[2] = {0, 0};
+    OK(cuModuleGetGlobal(&at, &bytes, f.module, "counted"));
+    CHECK(bytes == 8);
+    OK(cuMemcpyDtoH(words, at, 8));
+    CHECK(words[0] == 11 && words[1] == 22);
+    words[1] = 33;
+    OK(cuMemcpyHtoD(at, words, 8));
+    CUfunction function;
+    CUdeviceptr memory = f.alloc(4);
+    void *params[] = {&memory};
+    OK(cuModuleGetFunction(&function, f.module, "read_counted"));
+    OK(launch(function, 1, 1, 0, params));
+    CHECK(f.words(memory, 1)[0] == 33);
+    CHECK_RC(cuModuleGetGlobal(&at, &bytes, f.module, "nobody"), CUDA_ERROR_NOT_FOUND);
+}
+
 /* Answers, no misuse: a cubin that does not fit, a name that is not there, PTX for a card that is newer. */
 static void refusals(bool)
 {
@@ -132,6 +184,8 @@ static void refusals(bool)
     CHECK_RC(cuModuleLoadData(&m, cubin), CUDA_ERROR_NO_BINARY_FOR_GPU);
     CHECK_RC(cuModuleGetFunction(&function, f.module, "nobody"), CUDA_ERROR_NOT_FOUND);
     CHECK_RC(cuModuleLoadData(&m, ".version 8.7\n.target sm_120\n.address_size 64\n"), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    CHECK_RC(cuModuleLoadData(&m, ".version 9.1\n.target sm_80\n.address_size 64\n"),
+             CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
 }
 
 static void bad_ptx(bool buggy)
@@ -209,6 +263,118 @@ static void entry_points(bool)
     CHECK(!strcmp(name, "CUDA_ERROR_NO_BINARY_FOR_GPU"));
 }
 
+/* All that a program may ask for by name, as the libraries export it. */
+static void exports(bool)
+{
+    static const char *const names[] = {"cuInit",
+                                        "cuDriverGetVersion",
+                                        "cuGetProcAddress_v2",
+                                        "cuDeviceGetCount",
+                                        "cuDeviceGet",
+                                        "cuDeviceGetName",
+                                        "cuDeviceGetUuid_v2",
+                                        "cuDeviceGetPCIBusId",
+                                        "cuDeviceGetAttribute",
+                                        "cuDeviceTotalMem_v2",
+                                        "cuDevicePrimaryCtxRetain",
+                                        "cuDevicePrimaryCtxRelease_v2",
+                                        "cuCtxSetCurrent",
+                                        "cuCtxGetCurrent",
+                                        "cuCtxGetDevice",
+                                        "cuCtxSynchronize",
+                                        "cuCtxGetStreamPriorityRange",
+                                        "cuCtxPushCurrent_v2",
+                                        "cuCtxPopCurrent_v2",
+                                        "cuCtxGetApiVersion",
+                                        "cuGetErrorName",
+                                        "cuGetErrorString",
+                                        "cuModuleLoadData",
+                                        "cuModuleLoadDataEx",
+                                        "cuModuleUnload",
+                                        "cuModuleGetFunction",
+                                        "cuModuleGetGlobal_v2",
+                                        "cuFuncGetAttribute",
+                                        "cuFuncSetAttribute",
+                                        "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+                                        "cuLaunchKernel",
+                                        "cuLaunchKernelEx",
+                                        "cuLaunchHostFunc",
+                                        "cuLinkCreate_v2",
+                                        "cuLinkAddData_v2",
+                                        "cuLinkComplete",
+                                        "cuLinkDestroy",
+                                        "cuMemGetInfo_v2",
+                                        "cuMemAlloc_v2",
+                                        "cuMemFree_v2",
+                                        "cuMemHostAlloc",
+                                        "cuMemAllocHost_v2",
+                                        "cuMemFreeHost",
+                                        "cuMemHostRegister_v2",
+                                        "cuMemHostUnregister",
+                                        "cuMemHostGetDevicePointer_v2",
+                                        "cuPointerGetAttribute",
+                                        "cuMemcpyHtoD_v2",
+                                        "cuMemcpyDtoH_v2",
+                                        "cuMemcpyDtoD_v2",
+                                        "cuMemcpyHtoDAsync_v2",
+                                        "cuMemcpyDtoHAsync_v2",
+                                        "cuMemcpyDtoDAsync_v2",
+                                        "cuMemsetD8_v2",
+                                        "cuMemsetD8Async",
+                                        "cuMemsetD32Async",
+                                        "cuMemGetAllocationGranularity",
+                                        "cuMemAddressReserve",
+                                        "cuMemAddressFree",
+                                        "cuMemCreate",
+                                        "cuMemMap",
+                                        "cuMemSetAccess",
+                                        "cuMemUnmap",
+                                        "cuMemRelease",
+                                        "cuStreamCreate",
+                                        "cuStreamCreateWithPriority",
+                                        "cuStreamDestroy_v2",
+                                        "cuStreamSynchronize",
+                                        "cuStreamQuery",
+                                        "cuStreamWaitEvent",
+                                        "cuEventCreate",
+                                        "cuEventDestroy_v2",
+                                        "cuEventRecord",
+                                        "cuEventQuery",
+                                        "cuEventSynchronize",
+                                        "cuEventElapsedTime",
+                                        "cuEventElapsedTime_v2",
+                                        "cuStreamBeginCapture_v2",
+                                        "cuStreamEndCapture",
+                                        "cuStreamIsCapturing",
+                                        "cuThreadExchangeStreamCaptureMode",
+                                        "cuGraphCreate",
+                                        "cuGraphDestroy",
+                                        "cuGraphAddKernelNode_v2",
+                                        "cuGraphAddMemcpyNode",
+                                        "cuGraphAddMemsetNode",
+                                        "cuGraphAddDependencies",
+                                        "cuGraphAddDependencies_v2",
+                                        "cuGraphKernelNodeGetParams_v2",
+                                        "cuGraphGetEdges",
+                                        "cuGraphGetEdges_v2",
+                                        "cuGraphGetNodes",
+                                        "cuGraphNodeGetType",
+                                        "cuGraphInstantiateWithFlags",
+                                        "cuGraphUpload",
+                                        "cuGraphLaunch",
+                                        "cuGraphExecKernelNodeSetParams_v2",
+                                        "cuGraphExecUpdate_v2",
+                                        "cuGraphExecDestroy"};
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    CHECK(driver);
+    for (const char *name : names)
+        if (!dlsym(driver, name)) {
+            fprintf(stderr, "no %s\n", name);
+            _exit(1);
+        }
+    CHECK(!dlsym(driver, "ptx_parse")); /* and nothing of ours that the real one does not have, but for emu_ */
+}
+
 static void device(bool)
 {
     fixture f;
@@ -237,11 +403,14 @@ const std::vector<hosttest_case> hosttest_code = {
     {"kernel past the end", "global-bounds", kernel_past_the_end, nullptr, 0},
     {"kernel reads what nobody wrote", "global-uninitialised", uninitialised, nullptr, 0},
     {"launch after unload", "stale-handle", after_unload, nullptr, 0},
+    {"graph after unload", "stale-handle", graph_after_unload, nullptr, 0},
+    {"variable of a module", nullptr, variable, nullptr, 0},
     {"refusals", nullptr, refusals, nullptr, 0},
     {"PTX that is none", "ptx-error", bad_ptx, nullptr, 0},
     {"linking", "leak-link", linking, nullptr, 0},
     {"module left over", "leak-module", leak_module, nullptr, 0},
     {"cuInit", "not-initialised", not_initialised, nullptr, 0},
     {"entry points by name", nullptr, entry_points, nullptr, 0},
+    {"exports", nullptr, exports, nullptr, 0},
     {"the device", nullptr, device, "EMU_CC=8.6", 0},
 };

@@ -15,6 +15,19 @@ const char HOSTTEST_PTX[] = R"(
 .target sm_80
 .address_size 64
 
+.visible .global .align 4 .u32 counted[2] = {11, 22};
+
+.visible .entry read_counted(.param .u64 to)
+{
+    .reg .b32 %r<2>;
+    .reg .b64 %rd<3>;
+    ld.param.u64 %rd1, [to];
+    cvta.to.global.u64 %rd2, %rd1;
+    ld.global.u32 %r1, [counted+4];
+    st.global.u32 [%rd2], %r1;
+    ret;
+}
+
 .visible .entry fill(.param .u64 to, .param .u32 value, .param .u32 n)
 {
     .reg .pred %p<2>;

@@ -179,8 +179,27 @@ static std::string readers()
     return "";
 }
 
+/* A file is read into pinned memory that a copy still fills: the system sees that it cannot. */
+static std::string early_read()
+{
+    fixture f;
+    CUstream s = f.stream();
+    CUdeviceptr memory = f.alloc(4096);
+    uint32_t *host = f.pinned(1024);
+    int fd = open(shared_file("chunks.snap").c_str(), O_RDONLY);
+    f.fill(memory, 3, 1024, s);
+    OK(cuMemcpyDtoHAsync(host, memory, 4096, s));
+    CHECK(pread(fd, host, 4096, 0) == -1 && errno == EFAULT);
+    OK(cuStreamSynchronize(s));
+    CHECK(pread(fd, host, 4096, MIB) == 4096 && host[0] == 1);
+    close(fd);
+    return "";
+}
+
 std::string hosttest_program(const std::string &name)
 {
+    if (name == "early_read")
+        return early_read();
     if (name == "small_work")
         return small_work();
     if (name == "misuse_once")
@@ -375,6 +394,14 @@ static std::string shared_disk()
     return wrong + expect_us(json, "main_us", 4194.304) + expect_us(json, "disk_busy_us", 4194.304);
 }
 
+static std::string read_into_flight()
+{
+    std::string json, wrong = timed("early_read", {"EMU_STRICT=1"}, &json);
+    return wrong.find("status 99") != std::string::npos && wrong.find("emu: pinned-write-early: ") != std::string::npos
+               ? ""
+               : "not reported: " + wrong;
+}
+
 static std::string direct_disk()
 {
     std::string json, wrong = timed("direct_read", {"EMU_DISK_GBPS=1", "EMU_LINK_GBPS=4"}, &json);
@@ -398,6 +425,7 @@ const std::vector<hosttest_outside> hosttest_runs = {
     {"scaled time", scaled},
     {"announced reads", read_ahead},
     {"readers share the disk", shared_disk},
+    {"file read into what is in flight", read_into_flight},
     {"direct read bound by the disk", direct_disk},
     {"direct read bound by the link", direct_link},
 };
