@@ -89,9 +89,14 @@ static void prefill_row(enum model_dtype half, uint32_t d, const struct cuda_pre
                         const struct cuda_tile *tile, uint32_t row, uint32_t head)
 {
     const size_t row_head = (size_t)(tile->row + row) * a->n_heads + head;
-    const struct attention at = {
-        half, a->qkv + row_head * 3 * d, a->kv, a->blocks + (size_t)tile->slot * a->blocks_stride, a->n_heads, head,
-        d,    (double)a->scale};
+    const struct attention at = {.half = half,
+                                 .q = a->qkv + row_head * 3 * d,
+                                 .kv = a->kv,
+                                 .blocks = a->blocks + (size_t)tile->slot * a->blocks_stride,
+                                 .n_heads = a->n_heads,
+                                 .head = head,
+                                 .d = d,
+                                 .scale = (double)a->scale};
     double max, l, o[256];
     attention_sum(&at, 0, tile->position + row + 1, &max, &l, o);
     for (uint32_t i = 0; i < d; i++)
@@ -111,9 +116,14 @@ static void decode_row(enum model_dtype half, uint32_t d, const struct cuda_deco
 {
     const double log2_e = 1.4426950408889634;
     const size_t row_head = (size_t)row * a->n_heads + head;
-    const struct attention at = {
-        half, a->qkv + row_head * 3 * d, a->kv, a->blocks + (size_t)a->slots[row] * a->blocks_stride, a->n_heads, head,
-        d,    (double)a->scale};
+    const struct attention at = {.half = half,
+                                 .q = a->qkv + row_head * 3 * d,
+                                 .kv = a->kv,
+                                 .blocks = a->blocks + (size_t)a->slots[row] * a->blocks_stride,
+                                 .n_heads = a->n_heads,
+                                 .head = head,
+                                 .d = d,
+                                 .scale = (double)a->scale};
     const uint32_t n = a->positions[row] + 1, split_positions = cuda_split_positions(d);
     for (uint32_t split = 0; split * split_positions < n; split++) {
         const uint32_t begin = split * split_positions, end = begin + split_positions;
