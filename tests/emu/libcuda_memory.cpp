@@ -324,6 +324,14 @@ host_kind memory_host_kind(uint64_t address, uint64_t bytes)
     return overlaps(mem().pins, address, bytes) ? host_kind::mixed : host_kind::pageable;
 }
 
+bool memory_pinned_block(uint64_t address, span *out)
+{
+    const pinned *p = around(mem().pins, address);
+    if (p)
+        *out = {p->begin, p->bytes, true};
+    return p != nullptr;
+}
+
 uint8_t *memory_pinned_alias(uint64_t address)
 {
     const pinned *p = around(mem().pins, address);

@@ -123,6 +123,7 @@ struct place {
     std::string why;
 };
 bool memory_is_device(uint64_t address);
+bool memory_pinned_block(uint64_t address, span *out); /* the pinned memory around it, as written */
 /* [address, ...) as the device may touch it. host == NULL: why. */
 place memory_place(uint64_t address, bool write);
 bool memory_find(uint64_t address, ptx_range *out, std::string *why);
@@ -205,6 +206,7 @@ struct op {
     bool known = false; /* the program has waited for it, or for something after it */
     uint64_t tick = 0, known_tick = 0;
     uint64_t source_hash = 0;
+    bool source_open = false; /* other work may have changed it, in order */
     double ready_ns = 0, end_ns = 0;
     unsigned n_queries = 0;
     std::vector<op_ref> batch; /* of a graph launch's end: its nodes, which run in a random order */

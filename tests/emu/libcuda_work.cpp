@@ -27,6 +27,7 @@ struct work_state {
     uint64_t tick = 0, random = 0;
     CUresult fault = CUDA_SUCCESS;
     op *running_kernel = nullptr;
+    std::vector<span> touched_pinned; /* by the running kernel, whole blocks */
     ptx_machine *machine = nullptr;
     bool helper_started = false;
 };
@@ -171,18 +172,24 @@ static void guard_end(op &o)
     if (j.target_host && j.target_pinned)
         memory_unprotect(j.target, j.bytes);
     const uint8_t *source = j.source_host && j.source_pinned ? memory_pinned_alias(j.source) : nullptr;
-    if (source && memory_host_kind(j.source, j.bytes) == host_kind::pinned && hash_of(source, j.bytes) != o.source_hash)
+    if (source && !o.source_open && memory_host_kind(j.source, j.bytes) == host_kind::pinned &&
+        hash_of(source, j.bytes) != o.source_hash)
         misuse("pinned-source-changed", "the source of %s changed before the program had waited for it",
                j.what.c_str());
 }
 
-static void host_learns(const op &target)
+/* Pinned memory was written by what runs in streams: copies from it that wait may find it so. */
+static void sources_written(const span &s)
+{
+    for (const op_ref &o : work().unknown)
+        if (o->what.kind == job_kind::copy && o->what.source_host && touch(s, {o->what.source, o->what.bytes, false}))
+            o->source_open = true;
+}
+
+/* What the host's clock covers is known to have ended. */
+static void learn_by_clock()
 {
     work_state &w = work();
-    w.host.join(target.clock);
-    if (target.launch)
-        return;
-    w.host.set(target.stream, target.sequence);
     auto learn = [&](const op_ref &o) {
         if (!host_knows(*o))
             return false;
@@ -193,6 +200,16 @@ static void host_learns(const op &target)
     };
     w.unknown.erase(std::remove_if(w.unknown.begin(), w.unknown.end(), learn), w.unknown.end());
     forget_history();
+}
+
+static void host_learns(const op &target)
+{
+    work_state &w = work();
+    w.host.join(target.clock);
+    if (target.launch)
+        return;
+    w.host.set(target.stream, target.sequence);
+    learn_by_clock();
 }
 
 /* --- running --------------------------------------------------------------------------------------------------------------- */
@@ -283,6 +300,7 @@ static void run_copy(const job &j)
 {
     if (j.target_host) {
         copy_out(j, host_place(j.target, j.target_pinned));
+        sources_written({j.target, j.bytes, true});
         return;
     }
     if (j.source_host) {
@@ -314,6 +332,34 @@ static void run_library(const job &j)
             work_machine()->host_wrote(s.address, s.bytes);
 }
 
+static double run_kernel(op &o)
+{
+    work_state &w = work();
+    double ns = 0;
+    w.running_kernel = &o;
+    w.touched_pinned.clear();
+    memory_host_wrote_pinned(work_machine());
+    work_set_fault(kernel_run(o.what, &ns));
+    w.running_kernel = nullptr;
+    for (const span &s : w.touched_pinned)
+        sources_written(s);
+    return ns;
+}
+
+/* It is the host's own code, called when all before it has ended: what it sees of that is no accident, and what it writes is
+ * in order for what comes after. */
+static void run_host(const op &o)
+{
+    work().host.join(o.clock);
+    learn_by_clock();
+    for (const op_ref &later : work().unknown)
+        if (comes_before(o, *later))
+            later->source_open = true;
+    CUhostFn fn = o.what.host_function;
+    void *data = o.what.host_data;
+    run_unlocked([&] { fn(data); });
+}
+
 /* -> how long it keeps its resource, in ns. */
 static double run_job(op &o)
 {
@@ -323,10 +369,7 @@ static double run_job(op &o)
     case job_kind::marker:
         break;
     case job_kind::kernel:
-        work().running_kernel = &o;
-        memory_host_wrote_pinned(work_machine());
-        work_set_fault(kernel_run(j, &ns));
-        work().running_kernel = nullptr;
+        ns = run_kernel(o);
         break;
     case job_kind::copy:
         run_copy(j);
@@ -340,12 +383,9 @@ static double run_job(op &o)
         run_library(j);
         ns = 3000 + (double)j.flops * settings().scale / 200e3;
         break;
-    case job_kind::host: {
-        CUhostFn fn = j.host_function;
-        void *data = j.host_data;
-        run_unlocked([&] { fn(data); });
+    case job_kind::host:
+        run_host(o);
         break;
-    }
     }
     return ns;
 }
@@ -494,6 +534,9 @@ ptx_machine *work_machine()
     struct memory : ptx_memory {
         bool find(uint64_t address, ptx_range *out, std::string *why) override
         {
+            span block;
+            if (memory_pinned_block(address, &block))
+                work().touched_pinned.push_back(block);
             return memory_find(address, out, why) && work_cut_hazards(address, out, why);
         }
     };

@@ -249,6 +249,45 @@ static void host_function(bool buggy)
     OK(cuStreamSynchronize(s));
 }
 
+/* A host function is the host's own reading and writing, in the stream's order. */
+static void CUDA_CB doubles(void *host)
+{
+    uint32_t *words = (uint32_t *)host;
+    for (uint32_t i = 0; i < N; i++)
+        words[i] *= 2;
+    n_called++;
+}
+
+static void host_function_in_order(bool)
+{
+    fixture f;
+    CUstream s = f.stream();
+    CUdeviceptr memory = f.alloc(N * 4), other = f.alloc(N * 4);
+    uint32_t *host = f.pinned(N);
+    f.fill(memory, 9, N, s);
+    OK(cuMemcpyDtoHAsync(host, memory, N * 4, s));
+    OK(cuLaunchHostFunc(s, doubles, host));
+    OK(cuMemcpyHtoDAsync(other, host, N * 4, s));
+    OK(cuStreamSynchronize(s));
+    CHECK(f.words(other, N)[N - 1] == 18);
+}
+
+/* Down and up again through the same pinned memory, and a kernel that writes it: all in one stream's order. */
+static void through_pinned(bool)
+{
+    fixture f;
+    CUstream s = f.stream();
+    CUdeviceptr memory = f.alloc(N * 4), other = f.alloc(N * 4), third = f.alloc(N * 4);
+    uint32_t *host = f.pinned(N);
+    f.fill(memory, 5, N, s);
+    OK(cuMemcpyDtoHAsync(host, memory, N * 4, s));
+    OK(cuMemcpyHtoDAsync(other, host, N * 4, s));
+    f.fill((CUdeviceptr)host, 6, N, s);
+    OK(cuMemcpyHtoDAsync(third, host, N * 4, s));
+    OK(cuStreamSynchronize(s));
+    CHECK(f.words(other, N)[N - 1] == 5 && f.words(third, N)[N - 1] == 6);
+}
+
 /* Four threads, each with its stream, its memory and its context made current. */
 static void threads(bool buggy)
 {
@@ -346,6 +385,8 @@ const std::vector<hosttest_case> hosttest_streams = {
     {"parameters at launch", nullptr, params_at_launch, nullptr, 0},
     {"queries", nullptr, queries, nullptr, 0},
     {"host function", "call-in-host-function", host_function, nullptr, 0},
+    {"host function in order", nullptr, host_function_in_order, nullptr, 0},
+    {"through pinned memory", nullptr, through_pinned, nullptr, 0},
     {"threads, context on each", "no-context", threads, nullptr, 0},
     {"stream destroyed", "stale-handle", destroyed_stream, nullptr, 0},
     {"elapsed time", "event-without-time", elapsed_time, "EMU_LINK_GBPS=1", 0},
