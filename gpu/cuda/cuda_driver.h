@@ -50,6 +50,7 @@ enum { CUDA_DRIVER_VERSION_MIN = 12080 };
     X(MemHostRegister, cuMemHostRegister)                                                                              \
     X(MemHostUnregister, cuMemHostUnregister)                                                                          \
     X(MemcpyHtoDAsync, cuMemcpyHtoDAsync)                                                                              \
+    X(MemsetD8Async, cuMemsetD8Async)                                                                                  \
     X(MemcpyDtoHAsync, cuMemcpyDtoHAsync)                                                                              \
     X(StreamCreate, cuStreamCreate)                                                                                    \
     X(StreamDestroy, cuStreamDestroy)                                                                                  \

@@ -13,7 +13,7 @@
 
 struct cuda_gemm {
     uint32_t n, k, rows_max, n_classes;
-    bool has_bias, adds;
+    bool has_bias, adds, half; /* half: the result */
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t w, x, y;
     struct cuda_gemm_choice choices[CUDA_ROW_CLASSES];
@@ -48,18 +48,28 @@ int cuda_gemms_init(struct cuda_gemms *g, struct cuda_device *d, bool bf16, void
                     const struct cuda_gemm_shape shapes[CUDA_PRODUCTS], struct base_error *err);
 void cuda_gemms_done(struct cuda_gemms *g);
 
-/* Chooses what is not chosen yet: by time on the device, with the numbers at `at`, or, without `at`, what the heuristic names
- * first. */
-int cuda_gemms_choose(struct cuda_gemms *g, const struct cuda_gemm_at at[CUDA_PRODUCTS], struct base_error *err);
-
-/* Takes a choice from a snapshot. ERR_CORRUPT: cublasLt does not admit it. */
-int cuda_gemms_take(struct cuda_gemms *g, enum cuda_product product, uint32_t row_class,
-                    const struct cuda_gemm_choice *choice, struct base_error *err);
-
 /* Whether cublasLt computes the product; it has been chosen. */
 bool cuda_gemm_usable(const struct cuda_gemms *g, enum cuda_product product, uint32_t n_rows);
 /* Onto the compute stream; CUDA_DENSE, CUDA_DOWN: y += */
 int cuda_gemm_run(struct cuda_gemms *g, enum cuda_product product, const struct cuda_gemm_at *at, uint32_t n_rows,
                   struct base_error *err);
+
+/* ---- for cuda_tune.c ---- */
+
+int cuda_gemm_check(const struct cuda_gemms *g, cublasStatus_t status, struct base_error *err, const char *what,
+                    const struct cuda_gemm *p, uint32_t n_rows);
+cublasStatus_t cuda_gemm_set_rows(const struct cuda_gemms *g, const struct cuda_gemm *p, uint64_t n_rows);
+int cuda_gemm_run_algo(const struct cuda_gemms *g, const struct cuda_gemm *p, const cublasLtMatmulAlgo_t *algo,
+                       const struct cuda_gemm_at *at, uint32_t n_rows, struct base_error *err);
+
+/* ---- cuda_tune.c: which algorithm ---- */
+
+/* Chooses what is not chosen yet: by time on the device, with the weights at `at` (x and y are overwritten), or, without `at`,
+ * what the heuristic names first. */
+int cuda_gemms_choose(struct cuda_gemms *g, const struct cuda_gemm_at at[CUDA_PRODUCTS], struct base_error *err);
+
+/* Takes a choice from a snapshot. ERR_CORRUPT: cublasLt does not admit it. */
+int cuda_gemms_take(struct cuda_gemms *g, enum cuda_product product, uint32_t row_class,
+                    const struct cuda_gemm_choice *choice, struct base_error *err);
 
 #endif

@@ -200,6 +200,7 @@ static int start_copy(struct cuda_upload *u, struct slot *s, struct cuda_model *
     struct cuda_device *d = u->device;
     const uint8_t *from = u->memory + (size_t)(s - u->slots) * u->slot_bytes;
     int rc = await_prepared(u, err);
+    assert(!m->asleep);
     if (rc < 0)
         return rc;
     rc = cuda_check(d, d->cu->MemcpyHtoDAsync(m->arena.base + offset, from, n_bytes, d->copy), err,

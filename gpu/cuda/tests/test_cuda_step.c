@@ -27,8 +27,9 @@ static struct model_config config_of(bool parallel, uint32_t head_dim, uint32_t 
                                  .act = parallel ? MODEL_ACT_GELU_ERF : MODEL_ACT_GELU_TANH};
 }
 
-/* With graphs, and without: opened once, for compiling the kernels takes longer than most tests here. */
-static struct gpu_device *devices[2];
+/* As by default, without graphs, with the fastest GEMMs: opened once, for compiling the kernels takes longer than most tests here. */
+enum { USUAL, NO_GRAPHS, FASTEST, N_DEVICES };
+static struct gpu_device *devices[N_DEVICES];
 
 struct fixture {
     struct gpu_device *device; /* of these */
@@ -36,10 +37,10 @@ struct fixture {
     uint8_t *weights;
 };
 
-static void fixture_open(struct fixture *f, bool no_graphs, const struct model_config *config, enum model_dtype dtype,
+static void fixture_open(struct fixture *f, int device, const struct model_config *config, enum model_dtype dtype,
                          const struct gpu_limits *limits)
 {
-    f->device = devices[no_graphs];
+    f->device = devices[device];
     f->model = testing_model(f->device, config, dtype, limits);
     f->weights = cuda_testing_weights(gpu_model_plan(f->model), 1234);
 }
@@ -179,7 +180,7 @@ static void check_same_bits(const struct model_config *config, enum model_dtype 
         told_init(&got[i], n_prompt[i], n_all[i], i + 1);
     }
     /* what all others are compared with: alone, each kind in one run (generated tokens: in several passes), blocks in order */
-    fixture_open(&f, false, config, dtype, &limits_usual);
+    fixture_open(&f, USUAL, config, dtype, &limits_usual);
     fixture_load(&f);
     for (uint32_t i = 0; i < N; i++) {
         for (uint32_t j = 0; j < N_CTX / GPU_BLOCK_TOKENS; j++)
@@ -192,14 +193,14 @@ static void check_same_bits(const struct model_config *config, enum model_dtype 
         check_same(got[0].logits, want[0].logits, got[0].n, "chunks of", chunks[c]);
     }
     fixture_close(&f);
-    for (int no_graphs = 0; no_graphs < 2; no_graphs++) {
-        fixture_open(&f, no_graphs, config, dtype, &limits_usual);
+    for (int device = USUAL; device <= NO_GRAPHS; device++) {
+        fixture_open(&f, device, config, dtype, &limits_usual);
         fixture_load(&f);
         deal_blocks(got, N, 7);
-        run_mixed(f.model, got, N, 77 + (uint64_t)no_graphs);
+        run_mixed(f.model, got, N, 77 + (uint64_t)device);
         for (uint32_t i = 0; i < N; i++)
             check_same(got[i].logits, want[i].logits, got[i].n,
-                       no_graphs ? "without graphs, sequence" : "mixed, sequence", i);
+                       device == NO_GRAPHS ? "without graphs, sequence" : "mixed, sequence", i);
         fixture_close(&f);
     }
     for (uint32_t i = 0; i < N; i++) {
@@ -255,7 +256,7 @@ static void tokens_are_drawn_as_the_sampler_does(void **state)
     struct base_error err = {0};
     int32_t tokens[40];
     uint32_t blocks[N_SEQS][3];
-    fixture_open(&f, false, &config, MODEL_F16, &limits_usual);
+    fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
     fixture_load(&f);
     testing_ok(model_sampler_new(VOCAB, &sampler, &err), &err);
     for (uint32_t i = 0; i < N_SEQS; i++)
@@ -298,7 +299,7 @@ static void a_nan_is_no_token(void **state)
     struct fixture f;
     int32_t good[] = {1, 2, 3}, bad[] = {1, 5, 3};
     uint32_t blocks[2] = {0, 1};
-    fixture_open(&f, false, &config, MODEL_F16, &limits_usual);
+    fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
     const struct gpu_tensor *embedding = &gpu_model_plan(f.model)->tensors[0];
     const uint16_t nan = 0x7e00;
     memcpy(f.weights + embedding->offset + 5 * embedding->cols * sizeof nan, &nan, sizeof nan);
@@ -324,7 +325,7 @@ static void logits_are_those_asked_for(void **state)
     const struct model_config config = config_of(true, 32, 1);
     struct fixture f;
     struct told t[4];
-    fixture_open(&f, false, &config, MODEL_F16, &limits_usual);
+    fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
     fixture_load(&f);
     for (uint32_t i = 0; i < 4; i++)
         told_init(&t[i], i % 2 ? 0 : 20, 20, i + 50); /* generated, prompt, .. */
@@ -346,6 +347,14 @@ static void logits_are_those_asked_for(void **state)
     fixture_close(&f);
 }
 
+static double largest_of(const float *v, size_t n)
+{
+    double largest = 0;
+    for (size_t i = 0; i < n; i++)
+        largest = fmax(largest, fabs((double)v[i]));
+    return largest;
+}
+
 /* Random weights, the cpu's numbers: nothing but rounding is between them. */
 static void logits_are_those_of_the_cpu(void **state)
 {
@@ -362,8 +371,8 @@ static void logits_are_those_of_the_cpu(void **state)
         struct gpu_model *model = testing_model(cpu, &config, cases[c].dtype, &limits_usual);
         struct fixture f;
         struct told t;
-        double worst = 0, largest = 0;
-        fixture_open(&f, false, &config, cases[c].dtype, &limits_usual);
+        double worst = 0;
+        fixture_open(&f, USUAL, &config, cases[c].dtype, &limits_usual);
         fixture_load(&f);
         memcpy(gpu_model_host(model), f.weights, gpu_model_plan(model)->weights_bytes);
         told_init(&t, 50, 90, 5);
@@ -375,8 +384,8 @@ static void logits_are_those_of_the_cpu(void **state)
         for (size_t i = 0; i < (size_t)t.n * VOCAB; i++) {
             const double error = fabs((double)t.logits[i] - (double)want[i]);
             worst = error <= worst ? worst : error;
-            largest = fmax(largest, fabs((double)want[i]));
         }
+        const double largest = largest_of(want, (size_t)t.n * VOCAB);
         if (!(worst <= cases[c].allowed * largest))
             fail_msg("heads of %u, %s: worst error %.2e of the largest logit", cases[c].head_dim,
                      model_dtype_name(cases[c].dtype), worst / largest);
@@ -385,6 +394,51 @@ static void logits_are_those_of_the_cpu(void **state)
         gpu_model_free(model);
         gpu_close(cpu);
     }
+}
+
+/* The same numbers up to rounding; chosen for each size of a prompt, they survive a snapshot like the others. */
+static void the_fastest_gemms_are_close(void **state)
+{
+    (void)state;
+    struct model_config config = config_of(true, 64, 2);
+    config.intermediate = 768; /* long enough to be split */
+    config.vocab = VOCAB;
+    struct told usual, fastest, restored;
+    struct fixture f;
+    struct base_error err = {0};
+    struct base_buffer choices;
+    told_init(&usual, 100, 104, 3);
+    told_init(&fastest, 100, 104, 3);
+    told_init(&restored, 100, 104, 3);
+    deal_blocks(&usual, 1, 1);
+    deal_blocks(&fastest, 1, 2);
+    deal_blocks(&restored, 1, 3);
+    fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
+    fixture_load(&f);
+    run_alone(f.model, &usual, 37);
+    fixture_close(&f);
+    fixture_open(&f, FASTEST, &config, MODEL_F16, &limits_usual);
+    fixture_load(&f);
+    run_alone(f.model, &fastest, 37);
+    base_buffer_init(&choices, 64 << 20);
+    testing_ok(gpu_model_choices_export(f.model, &choices, &err), &err);
+    fixture_close(&f);
+
+    const double largest = largest_of(usual.logits, (size_t)usual.n * VOCAB);
+    for (size_t i = 0; i < (size_t)usual.n * VOCAB; i++)
+        if (!(fabs((double)usual.logits[i] - (double)fastest.logits[i]) <= 5e-3 * largest))
+            fail_msg("logit %zu of token %zu is %g, and %g by the usual way", i % VOCAB, i / VOCAB,
+                     (double)fastest.logits[i], (double)usual.logits[i]);
+    fixture_open(&f, FASTEST, &config, MODEL_F16, &limits_usual);
+    cuda_testing_upload(f.device, f.model, f.weights);
+    testing_ok(gpu_model_choices_import(f.model, choices.data, choices.n, &err), &err);
+    run_alone(f.model, &restored, 37);
+    check_same(restored.logits, fastest.logits, restored.n, "fastest, restored", 0);
+    fixture_close(&f);
+    base_buffer_done(&choices);
+    free(usual.logits);
+    free(fastest.logits);
+    free(restored.logits);
 }
 
 /* ---- weights that are still arriving ---- */
@@ -432,7 +486,7 @@ static void early_layers_compute_while_late_ones_arrive(void **state)
         told_init(&got, 30, 40, 9);
         deal_blocks(&want, 1, 1);
         deal_blocks(&got, 1, 2);
-        fixture_open(&f, false, &config, MODEL_F16, &limits_usual);
+        fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
         fixture_load(&f);
         run_alone(f.model, &want, N_CTX);
 
@@ -476,7 +530,7 @@ static void a_gate_that_fails_fails_the_step(void **state)
     told_init(&got, 30, 33, 9);
     deal_blocks(&want, 1, 1);
     deal_blocks(&got, 1, 1);
-    fixture_open(&f, false, &config, MODEL_BF16, &limits_usual);
+    fixture_open(&f, USUAL, &config, MODEL_BF16, &limits_usual);
     fixture_load(&f);
     run_alone(f.model, &want, N_CTX);
     struct arriving a = {.model = f.model, .done = UINT64_MAX, .fail_at = gpu_model_plan(f.model)->weights_bytes / 2};
@@ -508,7 +562,7 @@ static void a_model_that_slept_answers_as_before(void **state)
     told_init(&got, 30, 40, 9);
     deal_blocks(&want, 1, 1);
     deal_blocks(&got, 1, 2);
-    fixture_open(&f, false, &config, MODEL_F16, &limits_usual);
+    fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
     fixture_load(&f);
     run_alone(f.model, &want, N_CTX);
     for (uint32_t i = 0; i < 2; i++) {
@@ -530,7 +584,7 @@ static void a_model_that_slept_answers_as_before(void **state)
 static void what_the_kernels_lack_is_refused(void **state)
 {
     (void)state;
-    struct gpu_device *device = devices[0];
+    struct gpu_device *device = devices[USUAL];
     const struct model_config good = config_of(true, 32, 1);
     struct model_config odd_head = good, odd_size = good;
     odd_head.head_dim = odd_head.hidden = 40;
@@ -569,7 +623,7 @@ static void a_shared_prefix_is_read_by_all(void **state)
     const struct model_config config = config_of(true, 32, 1);
     struct fixture f;
     int32_t tokens[40];
-    fixture_open(&f, false, &config, MODEL_F16, &limits_usual);
+    fixture_open(&f, USUAL, &config, MODEL_F16, &limits_usual);
     fixture_load(&f);
     random_tokens(tokens, 40, 8);
     const uint32_t alone[] = {4, 5, 6}, first[] = {10, 11, 12}, second[] = {10, 11, 13};
@@ -597,16 +651,19 @@ int main(void)
         cmocka_unit_test(a_shared_prefix_is_read_by_all),
         cmocka_unit_test(same_sequence_same_bits),
         cmocka_unit_test(same_bits_with_8_bit_weights),
+        cmocka_unit_test(the_fastest_gemms_are_close),
         cmocka_unit_test(tokens_are_drawn_as_the_sampler_does),
         cmocka_unit_test(a_nan_is_no_token),
         cmocka_unit_test(early_layers_compute_while_late_ones_arrive),
         cmocka_unit_test(a_gate_that_fails_fails_the_step),
         cmocka_unit_test(a_model_that_slept_answers_as_before),
     };
-    for (int i = 0; i < 2; i++)
-        devices[i] = cuda_testing_open(&(struct gpu_open_options){.no_graphs = i});
+    static const struct gpu_open_options options[N_DEVICES] = {
+        [NO_GRAPHS] = {.no_graphs = true}, [FASTEST] = {.fastest_gemms = true}};
+    for (int i = 0; i < N_DEVICES; i++)
+        devices[i] = cuda_testing_open(&options[i]);
     const int rc = cmocka_run_group_tests(tests, NULL, NULL);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < N_DEVICES; i++)
         gpu_close(devices[i]);
     return rc;
 }
