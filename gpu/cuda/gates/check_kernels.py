@@ -83,10 +83,11 @@ def entries_of(ptx):
     return entries
 
 
-def resources_of(cuobjdump, cubin):
+def resources_of(cuobjdump, cubin, arch):
     """{kernel: (registers, static shared bytes, local bytes)}"""
     text = run(cuobjdump, "-res-usage", cubin)
-    return {m[1]: (int(m[2]), int(m[4]), int(m[3]) + int(m[5])) for m in
+    reserved = 1024 if arch >= 90 else 0  # counted in there from sm_90 on
+    return {m[1]: (int(m[2]), int(m[4]) - reserved, int(m[3]) + int(m[5])) for m in
             re.finditer(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", text)}
 
 
@@ -125,7 +126,7 @@ class Facts:
         with open(f"{images}/kernels.ptx") as f:
             self.ptx = f.read()
         self.entries = entries_of(self.ptx)
-        self.resources = {arch: resources_of(cuobjdump, p) for arch, p in self.cubins.items()}
+        self.resources = {arch: resources_of(cuobjdump, p, arch) for arch, p in self.cubins.items()}
         self.code = {arch: code_of(cuobjdump, p) for arch, p in self.cubins.items()}
         self.structs, self.dynamic = layout_of_args()
 
@@ -339,9 +340,9 @@ def gate_nvrtc(facts, library):
 
 def report(name, wrong):
     wrong = list(wrong)
-    print(f"{'FAILED' if wrong else 'ok':7}{name}" + (f" ({len(wrong)} findings)" if wrong else ""))
+    print(f"{'FAILED' if wrong else 'ok':8}{name}" + (f" ({len(wrong)} findings)" if wrong else ""))
     for finding in wrong[:10]:
-        print(f"       {finding}")
+        print(f"        {finding}")
     return not wrong
 
 
@@ -366,7 +367,7 @@ def main():
     if args.nvrtc:
         results.append(report(gate_nvrtc.__doc__, gate_nvrtc(facts, args.nvrtc)))
     else:
-        print(f"{'skipped':7}{gate_nvrtc.__doc__}: no --nvrtc and no $ROUSE_NVRTC")
+        print(f"{'skipped':8}{gate_nvrtc.__doc__}: no --nvrtc and no $ROUSE_NVRTC")
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 

@@ -225,25 +225,25 @@ static __device__ __forceinline__ void matmul_finish(const struct cuda_matmul_ar
     }
 }
 
-/* The warps' sums of one row tile, through shared memory, in order. */
+/* The warps' sums of row tile m of the block, through shared memory, in order. */
 template <class weights, int t>
-static __device__ __forceinline__ void matmul_merge(const struct cuda_matmul_args &a, uint32_t n_tokens,
-                                                    uint32_t row_tile, const float (&sums)[t / 8][4],
+static __device__ __forceinline__ void matmul_merge(const struct cuda_matmul_args &a, uint32_t n_tokens, uint32_t m,
+                                                    const matmul_lane<weights, t> &of,
                                                     float (&parts)[CUDA_MATMUL_WARPS][t][MATMUL_PITCH])
 {
+    constexpr uint32_t last_tile = matmul_lane<weights, t>::row_tiles - 1; /* there are two at most */
     const uint32_t warp = threadIdx.x / CUDA_WARP, lane = threadIdx.x % CUDA_WARP, g = lane / 4, c = lane % 4;
 #pragma unroll
-    for (uint32_t i = 0; i < t / 8; i++) {
-        parts[warp][8 * i + 2 * c][g] = sums[i][0];
-        parts[warp][8 * i + 2 * c + 1][g] = sums[i][1];
-        parts[warp][8 * i + 2 * c][g + 8] = sums[i][2];
-        parts[warp][8 * i + 2 * c + 1][g + 8] = sums[i][3];
-    }
+    for (uint32_t i = 0; i < t / 8; i++)
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++)
+            parts[warp][8 * i + 2 * c + j % 2][g + j / 2 * 8] = m == 0 ? of.sums[0][i][j] : of.sums[last_tile][i][j];
     __syncthreads();
     /* Half a warp a token, the two of a warp four apart: with the pitch above these are different banks. */
+#pragma unroll 1
     for (uint32_t i = warp; i < t / 2; i += CUDA_MATMUL_WARPS) {
         const uint32_t of_block = i / 4 * 8 + i % 4 + lane / 16 * 4;
-        const uint32_t token = blockIdx.y * t + of_block, row = row_tile * 16 + lane % 16;
+        const uint32_t token = blockIdx.y * t + of_block, row = (blockIdx.x * (last_tile + 1) + m) * 16 + lane % 16;
         float sum = parts[0][of_block][lane % 16];
 #pragma unroll
         for (uint32_t w = 1; w < CUDA_MATMUL_WARPS; w++)
@@ -269,11 +269,11 @@ template <class weights, int t> static __device__ __forceinline__ void matmul_ke
     for (int32_t begin = threadIdx.x / CUDA_WARP * lane_type::run; begin < (int32_t)a.k;
          begin += lane_type::depth * lane_type::stride)
         lane.multiply_all();
-#pragma unroll
+#pragma unroll 1
     for (uint32_t m = 0; m < lane_type::row_tiles; m++) {
         if (m > 0)
             __syncthreads(); /* the last tile's parts have been read */
-        matmul_merge<weights, t>(a, n_tokens, blockIdx.x * lane_type::row_tiles + m, lane.sums[m], parts);
+        matmul_merge<weights, t>(a, n_tokens, m, lane, parts);
     }
 }
 

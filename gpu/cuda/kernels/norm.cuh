@@ -8,7 +8,8 @@
 
 enum {
     NORM_WARPS = CUDA_ROW_THREADS / CUDA_WARP,
-    NORM_KEPT = 6 /* 16-byte pieces of a row in each thread: E up to 6144. What lies behind is read again. */
+    NORM_KEPT = 6 /* 16-byte pieces of a row in each thread: E up to 6144. What lies behind is read again,
+                     in loops that are not unrolled, since the models that there are have none */
 };
 
 /* The block's sum, the same bits in every thread. parts is used once. */
@@ -69,6 +70,7 @@ template <class half> static __device__ __forceinline__ void norm_kernel(const s
 #pragma unroll
     for (uint32_t j = 0; j < NORM_KEPT; j++)
         sum += norm_sum4(kept[j]);
+#pragma unroll 1
     for (uint32_t i = behind; i < n; i += CUDA_ROW_THREADS)
         sum += norm_sum4(__ldg(x + i));
     const float mean = norm_block_sum(sum, sums) / (float)a.e;
@@ -78,6 +80,7 @@ template <class half> static __device__ __forceinline__ void norm_kernel(const s
         kept[j] = norm_centre(kept[j], mean);
         square += threadIdx.x + j * CUDA_ROW_THREADS < n ? norm_squares4(kept[j]) : 0.0f;
     }
+#pragma unroll 1
     for (uint32_t i = behind; i < n; i += CUDA_ROW_THREADS)
         square += norm_squares4(norm_centre(__ldg(x + i), mean));
     const float scale = 1.0f / sqrtf(norm_block_sum(square, squares) / (float)a.e + a.eps);
@@ -91,6 +94,7 @@ template <class half> static __device__ __forceinline__ void norm_kernel(const s
                 norm_write<half>(a.gain2, a.bias2, a.y2 + to * a.e, i, kept[j], scale);
         }
     }
+#pragma unroll 1
     for (uint32_t i = behind; i < n; i += CUDA_ROW_THREADS) {
         const float4 v = norm_centre(__ldg(x + i), mean);
         norm_write<half>(a.gain1, a.bias1, a.y1 + to * a.e, i, v, scale);

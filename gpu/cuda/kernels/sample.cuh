@@ -24,7 +24,7 @@ enum {
 };
 
 /* Each step's own; a barrier lies between any two. */
-union sample_space {
+union alignas(16) sample_space {
     double weights[2][SAMPLE_CHUNK];
     double sums[SAMPLE_RANKS];
     uint32_t bins[SAMPLE_BINS];
@@ -70,11 +70,19 @@ static __device__ __forceinline__ double sample_uniform(uint64_t seed, uint64_t 
     return __dmul_rn((double)(((uint64_t)c0 << 32 | c1) >> 11), 0x1p-53);
 }
 
-/* model_exp of (score - max) scale. The intrinsics are never fused into multiply-adds. */
+/* What e is raised to. The intrinsics are never fused into multiply-adds. */
+static __device__ __forceinline__ double sample_exponent(float score, float max, double scale)
+{
+    return __dmul_rn(__dsub_rn((double)score, (double)max), scale);
+}
+
+#define SAMPLE_EXPONENT_LEAST (-708.0) /* below it a weight is 0 */
+
+/* model_exp of it. */
 static __device__ __forceinline__ double sample_weight(float score, float max, double scale)
 {
     const double terms[9] = {1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0};
-    const double x = __dmul_rn(__dsub_rn((double)score, (double)max), scale);
+    const double x = sample_exponent(score, max, scale);
     const double shifted = __dadd_rn(__dmul_rn(x, 0x1.71547652b82fep+0), 0x1.8p52), k = __dsub_rn(shifted, 0x1.8p52);
     const double r = __dsub_rn(__dsub_rn(x, __dmul_rn(k, 0x1.62e42fee00000p-1)), __dmul_rn(k, 0x1.a39ef35793c76p-33));
     double p = 1.0 / 362880;
@@ -82,7 +90,7 @@ static __device__ __forceinline__ double sample_weight(float score, float max, d
     for (int i = 0; i < 9; i++)
         p = __dadd_rn(__dmul_rn(p, r), terms[i]);
     p = __longlong_as_double(__double_as_longlong(p) + (__double_as_longlong(shifted) << 52));
-    return x >= -708.0 ? p : 0.0;
+    return x >= SAMPLE_EXPONENT_LEAST ? p : 0.0;
 }
 
 /* The larger the score, the smaller the key; and back. */
@@ -218,7 +226,8 @@ static __device__ __forceinline__ uint32_t sample_bound(const struct sample_row 
     for (uint32_t id = threadIdx.x; id < row.vocab; id += CUDA_SAMPLE_THREADS)
         atomicAdd(&s.space.bins[sample_bin(sample_load(row, id), row.max)], 1u);
     __syncthreads();
-    const uint32_t first = s.space.bins[2 * threadIdx.x], both = first + s.space.bins[2 * threadIdx.x + 1];
+    const uint2 pair = ((const uint2 *)s.space.bins)[threadIdx.x];
+    const uint32_t first = pair.x, both = pair.x + pair.y;
     uint32_t all;
     const uint32_t before = sample_before(both, s, &all);
     if (before < n && before + both >= n)
@@ -262,8 +271,8 @@ static __device__ __forceinline__ uint32_t sample_peers(uint32_t digit, uint32_t
     return present;
 }
 
-/* Where each digit's first goes, from how many there are. */
-static __device__ __forceinline__ void sample_sort_begin(const uint64_t *from, uint32_t n, uint32_t shift,
+/* Where each digit's first goes, from how many there are; false: all have the same. */
+static __device__ __forceinline__ bool sample_sort_begin(const uint64_t *from, uint32_t n, uint32_t shift,
                                                          struct sample_shared &s)
 {
     if (threadIdx.x < SAMPLE_DIGITS)
@@ -272,22 +281,25 @@ static __device__ __forceinline__ void sample_sort_begin(const uint64_t *from, u
     for (uint32_t i = threadIdx.x; i < n; i += CUDA_SAMPLE_THREADS)
         atomicAdd(&s.space.sort.end[from[i] >> shift & (SAMPLE_DIGITS - 1)], 1u);
     __syncthreads();
+    const uint32_t count = threadIdx.x < SAMPLE_DIGITS ? s.space.sort.end[threadIdx.x] : 0;
+    if (__syncthreads_or(count == n))
+        return false;
     uint32_t all;
-    const uint32_t before = sample_before(threadIdx.x < SAMPLE_DIGITS ? s.space.sort.end[threadIdx.x] : 0, s, &all);
+    const uint32_t before = sample_before(count, s, &all);
     if (threadIdx.x < SAMPLE_DIGITS)
         s.space.sort.end[threadIdx.x] = before;
+    return true;
 }
 
-/* By one digit, stably: a tile of 1024 at a time, in it by warps, in a warp by lanes. */
+/* By one digit, stably, from `from` to `to`: a tile of 1024 at a time, in it by warps, in a warp by lanes. */
 static __device__ __forceinline__ void sample_sort_digit(const uint64_t *from, uint64_t *to, uint32_t n, uint32_t shift,
                                                          struct sample_shared &s)
 {
     const uint32_t lane = threadIdx.x % CUDA_WARP, warp = threadIdx.x / CUDA_WARP;
-    uint32_t *cleared = (uint32_t *)s.space.sort.before;
-    sample_sort_begin(from, n, shift, s);
+    uint4 *cleared = (uint4 *)s.space.sort.before;
+#pragma unroll 1
     for (uint32_t tile = 0; tile < n; tile += CUDA_SAMPLE_THREADS) {
-        for (uint32_t i = threadIdx.x; i < SAMPLE_WARPS * SAMPLE_DIGITS / 2; i += CUDA_SAMPLE_THREADS)
-            cleared[i] = 0;
+        cleared[threadIdx.x] = make_uint4(0, 0, 0, 0); /* 1024 times 8 counts: all */
         __syncthreads();
         const uint32_t i = tile + threadIdx.x;
         const uint64_t v = i < n ? from[i] : 0;
@@ -299,6 +311,7 @@ static __device__ __forceinline__ void sample_sort_digit(const uint64_t *from, u
         __syncthreads();
         if (threadIdx.x < SAMPLE_DIGITS) {
             uint32_t sum = 0;
+#pragma unroll
             for (uint32_t w = 0; w < SAMPLE_WARPS; w++) {
                 const uint32_t count = s.space.sort.before[w][threadIdx.x];
                 s.space.sort.before[w][threadIdx.x] = (uint16_t)sum;
@@ -315,14 +328,18 @@ static __device__ __forceinline__ void sample_sort_digit(const uint64_t *from, u
 }
 
 /* Ranks the n most likely tokens, and whatever shares a bin with the last of them; returns how many those are. */
-static __device__ __forceinline__ uint32_t sample_rank(const struct sample_row &row, uint32_t n,
-                                                       struct sample_shared &s)
+static __device__ __forceinline__ uint32_t sample_rank(struct sample_row &row, uint32_t n, struct sample_shared &s)
 {
     const uint32_t bound = n < row.vocab ? sample_bound(row, n, s) : SAMPLE_BINS - 1;
     const uint32_t n_ranked = sample_gather(row, bound, s);
-    for (uint32_t shift = 32; shift < 64; shift += 16) {
+#pragma unroll 1
+    for (uint32_t shift = 32; shift < 64; shift += 8) {
+        if (!sample_sort_begin(row.ranked, n_ranked, shift, s))
+            continue; /* as most of the upper ones do */
         sample_sort_digit(row.ranked, row.spare, n_ranked, shift, s);
-        sample_sort_digit(row.spare, row.ranked, n_ranked, shift + 8, s);
+        uint64_t *sorted = row.spare;
+        row.spare = row.ranked;
+        row.ranked = sorted;
     }
     return n_ranked;
 }
@@ -406,25 +423,20 @@ static __device__ __forceinline__ uint32_t sample_cut(const struct sample_row &r
     return (uint32_t)sample_min(cut, s);
 }
 
-/* The first of n ranks whose sum exceeds target; n: none. */
+/* The first of n ranks whose sum exceeds target. all: no more can; when rounding made even the last sum fall short of the target, it
+ * is the last rank that has a weight at all. UINT32_MAX: none. */
 static __device__ __forceinline__ uint32_t sample_find(const struct sample_row &row, uint32_t n, double target,
-                                                       struct sample_shared &s)
+                                                       bool all, struct sample_shared &s)
 {
     const double *sums = (const double *)row.spare;
-    uint32_t rank = n;
-    for (uint32_t i = threadIdx.x; i < n && rank == n; i += CUDA_SAMPLE_THREADS)
-        rank = sums[i] > target ? i : n;
+    uint32_t rank = UINT32_MAX;
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n && rank == UINT32_MAX; i += CUDA_SAMPLE_THREADS) {
+        const float next = i + 1 < n ? sample_score(sample_ranked_key(row, i + 1)) : minus_infinity();
+        const bool last = !(sample_exponent(next, row.max, row.scale) >= SAMPLE_EXPONENT_LEAST);
+        rank = sums[i] > target || (all && last) ? i : UINT32_MAX;
+    }
     return (uint32_t)sample_min(rank, s);
-}
-
-/* The last of n ranks that has a weight at all: rounding made the sum of all fall short of the target. */
-static __device__ __forceinline__ uint32_t sample_last(const struct sample_row &row, uint32_t n,
-                                                       struct sample_shared &s)
-{
-    uint32_t first_zero = n;
-    for (uint32_t i = 1 + threadIdx.x; i < n && first_zero == n; i += CUDA_SAMPLE_THREADS)
-        first_zero = sample_ranked_weight(row, i) == 0.0 ? i : n;
-    return (uint32_t)sample_min(first_zero, s) - 1;
 }
 
 /* The rank that is drawn; UINT32_MAX: more must be ranked to tell. n are ranked, and no other matters when complete. total: of all
@@ -454,14 +466,11 @@ static __device__ __forceinline__ uint32_t sample_draw_rank(const struct sample_
         n_kept = cut == UINT32_MAX ? n : cut;
         total = ((const double *)row.spare)[n_kept - 1];
     }
-    const uint32_t n_looked_at = min(n_kept, n_summed);
-    const uint32_t rank = sample_find(row, n_looked_at, __dmul_rn(u, total), s);
-    if (rank < n_looked_at)
-        return rank;
-    return cuts || complete ? sample_last(row, n_kept, s) : UINT32_MAX;
+    /* Fewer were summed than are kept only when the last of those sums exceeds the target. */
+    return sample_find(row, min(n_kept, n_summed), __dmul_rn(u, total), cuts || complete, s);
 }
 
-static __device__ __forceinline__ int32_t sample_draw(const struct sample_row &row, const struct cuda_draw &how,
+static __device__ __forceinline__ int32_t sample_draw(struct sample_row &row, const struct cuda_draw &how,
                                                       struct sample_shared &s)
 {
     const bool top_k = how.top_k > 0 && how.top_k < row.vocab;

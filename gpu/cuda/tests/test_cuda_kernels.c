@@ -6,6 +6,7 @@
 #include "gpu/cuda/kernel_twins.h"
 #include "gpu/cuda/quantise.h"
 #include "gpu/cuda/tests/kernel_harness.h"
+#include "model/sampler.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -111,7 +112,7 @@ static void embed_case(enum model_dtype half, uint32_t e, uint32_t n_rows)
 static void embed_is_exact(void **state)
 {
     (void)state;
-    static const uint32_t sizes[] = {8, 136, 1024, 1032, 2560};
+    static const uint32_t sizes[] = {8, 136, 1024, 4104, 8192};
     for (size_t h = 0; h < COUNT(halves); h++)
         for (size_t i = 0; i < COUNT(sizes); i++)
             embed_case(halves[h], sizes[i], 1 + (uint32_t)i % 3 * 3);
@@ -514,20 +515,18 @@ static void matmul_at_edge_shapes(void **state)
         {9, 8, 272},  {15, 40, 512}, {16, 24, 528}, {17, 9, 1024}, {31, 7, 1040}, {33, 5, 2048},
         {63, 18, 64}, {64, 3, 2064}, {65, 34, 112}, {1, 48, 4112},
     };
-    static const bool both[] = {false, true};
-    uint32_t i = 0;
-    for (size_t s = 0; s < COUNT(shapes); s++)
+    for (uint32_t s = 0; s < COUNT(shapes); s++)
         for (size_t h = 0; h < COUNT(halves); h++)
-            for (size_t q = 0; q < COUNT(both); q++, i++) {
+            for (int q = 0; q < 2; q++) {
                 const struct product p = {.half = halves[h],
-                                          .q8 = both[q],
+                                          .q8 = q,
                                           .n_tokens = shapes[s].n_tokens,
                                           .n = shapes[s].n,
                                           .k = shapes[s].k,
-                                          .after = (enum cuda_after)((i + i / 4) % 4),
-                                          .act = (enum cuda_act)(i / 8 % 2),
-                                          .biased = i % 3 != 0,
-                                          .logits = i % 5 == 0};
+                                          .after = (enum cuda_after)(s % 4),
+                                          .act = (enum cuda_act)(s / 4 % 2),
+                                          .biased = s % 3 != 0,
+                                          .logits = s % 5 == 0};
                 product_case(&p);
             }
 }
@@ -620,6 +619,52 @@ static void matmul_does_not_depend_on_the_place(void **state)
         free(y);
         free(alone);
         product_free(&many);
+    }
+}
+
+/* ---- bytes moved: gates/check_bytes.py reads these lines, and beside them what the emulated driver counted ---- */
+
+/* least: what must come from memory or go to it; requested_most: how many times that the kernel may ask its caches for. */
+static void say_least_bytes(const char *kernel, size_t least, double requested_most)
+{
+    printf("least bytes of %s: %zu, requested at most %g times\n", kernel, least, requested_most);
+}
+
+static void bytes_of_one_norm(void **state)
+{
+    (void)state;
+    enum { E = 5120 };
+    struct kernel_buffer counts = counts_new((struct cuda_counts){.n_rows = 1});
+    struct kernel_buffer x = kernel_buffer_new(E, sizeof(float)), weights = kernel_buffer_new(4 * E, sizeof(float));
+    struct kernel_buffer y = kernel_buffer_new(2 * E, sizeof(uint16_t));
+    fill_f32(&x, 0, 1, 1);
+    fill_f32(&weights, 1, 1, 2);
+    kernel_buffer_upload(&x);
+    kernel_buffer_upload(&weights);
+    const float *w = kernel_at(&weights, true);
+    uint16_t *to = kernel_at(&y, true);
+    const struct cuda_norm_args args = {
+        kernel_at(&counts, true), NULL, kernel_at(&x, true), w, w + E, w + 2 * E, w + 3 * E, to, to + E, E, 1e-5f};
+    kernel_run("norm_f16", 1, 1, 1, CUDA_ROW_THREADS, 0, &args);
+    say_least_bytes("norm_f16", x.bytes + weights.bytes + y.bytes, 1.1);
+    kernel_buffer_free(&counts);
+    kernel_buffer_free(&x);
+    kernel_buffer_free(&weights);
+    kernel_buffer_free(&y);
+}
+
+/* One token. A block asks for x once for its 16 rows of weights; int8 in halves of sectors, so twice. */
+static void bytes_of_one_product(void **state)
+{
+    (void)state;
+    for (int q8 = 0; q8 < 2; q8++) {
+        struct product p = {
+            .half = MODEL_F16, .q8 = q8, .n_tokens = 1, .n = 256, .k = 4096, .after = CUDA_AFTER_F32, .biased = true};
+        product_new(&p);
+        free(product_run(&p, 8));
+        say_least_bytes(product_kernel(&p, 8), p.w.bytes + p.k * sizeof(uint16_t) + p.n * sizeof(float) * (q8 ? 3 : 2),
+                        q8 ? 1.3 : 1.1);
+        product_free(&p);
     }
 }
 
@@ -828,9 +873,11 @@ static void sample_of_small_vocabularies(void **state)
 {
     (void)state;
     static const uint32_t vocabs[] = {1, 2, 7, 8, 9, 31, 33, 100, 257};
+    const char *long_run = getenv("ROUSE_LONG");
+    const uint64_t n_seeds = long_run && strcmp(long_run, "true") == 0 ? 40 : 2;
     for (size_t i = 0; i < COUNT(vocabs); i++)
-        for (uint64_t seed = 0; seed < 2; seed++)
-            sample_like_the_sampler(vocabs[i], 10 * LOGITS_N, vocabs[i] * 10 + seed);
+        for (uint64_t seed = 0; seed < n_seeds; seed++)
+            sample_like_the_sampler(vocabs[i], 5 * LOGITS_N, vocabs[i] * 100 + seed);
 }
 
 /* Around the block, the weights of one half of the buffer (1984), the ranks of a first try and of a second (1024, 16384). */
@@ -861,6 +908,58 @@ static void sample_that_ranks_again(void **state)
     }
     lottery_check(&l);
     lottery_free(&l);
+}
+
+static double uniform_of(uint64_t seed, uint64_t draw)
+{
+    uint32_t r[4];
+    model_philox(seed, draw, r);
+    return (double)(((uint64_t)r[0] << 32 | r[1]) >> 11) * 0x1p-53;
+}
+
+/* A logit and a temperature for which a token of logit 0 and one of that logit share [0, 1) at u >= 1/2, as closely as may be: the last
+ * bits of e^x and of the sums decide who gets it. */
+static float logit_at_border(double u, uint64_t *seed, float *out_temperature)
+{
+    const double want = log(1 / u - 1); /* 1 / (1 + e^want) = u */
+    double best = INFINITY;
+    float logit = -1;
+    for (int i = 0; i < 20000; i++) {
+        const float x = -1 - fabsf(kernel_uniform(seed)) * 20, temperature = (float)((double)x / want);
+        const double off = fabs((double)x / (double)temperature - want);
+        if (off < best && temperature > 0 && temperature <= 100) {
+            best = off;
+            logit = x;
+            *out_temperature = temperature;
+        }
+    }
+    return logit;
+}
+
+/* The two in places that are summed up in different ways, all others at -infinity. */
+static void sample_on_the_border(void **state)
+{
+    (void)state;
+    static const uint32_t vocabs[] = {2, 9, 17};
+    enum { ROWS = 40 };
+    uint64_t seed = 11;
+    for (size_t v = 0; v < COUNT(vocabs); v++) {
+        struct lottery l = lottery_new(vocabs[v], ROWS);
+        uint64_t draw = 0;
+        for (uint32_t i = 0; i < ROWS; i++, draw++) {
+            while (uniform_of(i, draw) <= 0.5)
+                draw++;
+            struct cuda_draw how = {.temperature = 1, .top_p = i % 4 == 1 ? 0.999f : 1, .seed = i, .draw = draw};
+            const float logit = logit_at_border(uniform_of(i, draw), &seed, &how.temperature);
+            how.top_k = i % 4 == 2 && vocabs[v] > 2 ? 2 : 0;
+            lottery_fill(&l, i, LOGITS_NONE, how, &seed);
+            float *row = (float *)l.logits.host + (size_t)i * vocabs[v];
+            row[i % 2 ? vocabs[v] - 1 : 0] = 0;
+            row[i % 2 ? 0 : vocabs[v] - 1] = logit;
+        }
+        lottery_check(&l);
+        lottery_free(&l);
+    }
 }
 
 /* The same row and draw in every place. */
@@ -921,7 +1020,7 @@ static void hash_of_whole_chunks(void **state)
     hash_case(CUDA_HASH_BYTES + 4096);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quantised_rows_come_back),
@@ -938,14 +1037,19 @@ int main(void)
         cmocka_unit_test(matmul_converts_int8_exactly),
         cmocka_unit_test(matmul_rows_do_not_meet),
         cmocka_unit_test(matmul_does_not_depend_on_the_place),
+        cmocka_unit_test(bytes_of_one_norm),
+        cmocka_unit_test(bytes_of_one_product),
         cmocka_unit_test(sample_of_small_vocabularies),
         cmocka_unit_test(sample_of_larger_vocabularies),
         cmocka_unit_test(sample_of_a_models_vocabulary),
         cmocka_unit_test(sample_that_ranks_again),
+        cmocka_unit_test(sample_on_the_border),
         cmocka_unit_test(sample_does_not_depend_on_the_place),
         cmocka_unit_test(hash_is_xxh3),
         cmocka_unit_test(hash_of_whole_chunks),
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     kernels_open();
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     kernels_close();
