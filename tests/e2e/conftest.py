@@ -25,6 +25,13 @@ ROUSE = os.environ.get("ROUSE", os.path.join(ROOT, "build", "release", "bin", "r
 ORACLE = os.path.join(ROOT, "models", "oracle")
 EMU = os.path.join(os.path.dirname(os.path.dirname(ROUSE)), "tests", "emu")  # the emulated CUDA driver
 
+# ROUSE_E2E_DEVICE=cuda: everything on the emulated driver, whose kernels are interpreted: less work, and more time for it.
+ON_CARD = os.environ.get("ROUSE_E2E_DEVICE") == "cuda"
+PATIENCE = 8 if ON_CARD else 1
+SHARE = float(os.environ.get("ROUSE_E2E_SHARE", 0.15 if ON_CARD else 1))
+if ON_CARD:
+    os.environ.update({"ROUSE_DEVICE": "cuda", "LD_LIBRARY_PATH": EMU, "EMU_STRICT": "1"})
+
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory):
@@ -48,7 +55,7 @@ def oracle_store(tmp_path_factory):
 
 def rouse(*args, check=True, input=None, timeout=120, env=None):
     """Runs the binary; returns the CompletedProcess. check: the exit code must be 0."""
-    done = subprocess.run([ROUSE, *map(str, args)], capture_output=True, text=True, input=input, timeout=timeout,
+    done = subprocess.run([ROUSE, *map(str, args)], capture_output=True, text=True, input=input, timeout=timeout * PATIENCE,
                           env=dict(os.environ, **(env or {})))
     if check and done.returncode:
         raise AssertionError(f"rouse {' '.join(map(str, args))}: exit {done.returncode}\n{done.stderr[-3000:]}")
@@ -141,7 +148,7 @@ class Reader:
 
     def read(self, n, seconds=60):
         """Until n records are there in all; then a little longer, so that one too many would show."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while len(self.messages) < n and time.monotonic() < end:
             self.poll(0.2)
         assert len(self.messages) >= n, f"{len(self.messages)} of {n} records after {seconds} s"
@@ -203,7 +210,7 @@ class Worker:
         return self.process.poll() is None
 
     def wait_ready(self, seconds=60):
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while self.get("/readyz")[0] != 200:
             assert self.alive(), f"the worker ended with {self.process.returncode}:\n{self.log()[-3000:]}"
             assert time.monotonic() < end, f"not ready after {seconds} s: {self.get('/readyz')}\n{self.log()[-3000:]}"
@@ -211,7 +218,7 @@ class Worker:
         return self
 
     def wait_log(self, text, seconds=30):
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while text not in self.log():
             assert time.monotonic() < end, f"{text!r} is not in the log after {seconds} s:\n{self.log()[-3000:]}"
             time.sleep(0.05)
@@ -219,7 +226,7 @@ class Worker:
     def terminate(self, seconds=40):
         """SIGTERM: drains and leaves with 0."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(seconds)
+        code = self.process.wait(seconds * PATIENCE)
         assert code == 0, f"exit {code}:\n{self.log()[-3000:]}"
 
     def close(self):

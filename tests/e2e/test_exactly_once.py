@@ -2,7 +2,7 @@
 import random
 import time
 
-from conftest import generate
+from conftest import PATIENCE, SHARE, generate
 
 WORDS = ("In the beginning", "And God said", "Blessed", "The LORD", "Behold", "Fear not", "And it came to pass", "A wise man",
          "The king", "Thus saith", "Let us", "And he went", "The children of Israel", "Woe unto", "Hear, O")
@@ -11,7 +11,7 @@ WORDS = ("In the beginning", "And God said", "Blessed", "The LORD", "Behold", "F
 def make_batches(n, seed):
     rng = random.Random(seed)
     batches = []
-    for b in range(n):
+    for b in range(max(int(n * SHARE), 12)):
         prompts = []
         for i in range(rng.randint(1, 5)):
             p = {"id": f"p{i}", "text": f"{rng.choice(WORDS)} {rng.choice(WORDS).lower()}", "max_tokens": rng.randint(1, 32)}
@@ -41,12 +41,13 @@ def test_two_workers_a_third_joins_and_one_leaves(topics, start_worker, reader, 
     first = start_worker(store=oracle_store, redis=redis.url).wait_ready()
     second = start_worker(store=oracle_store, redis=redis.url)
     out = reader(topics.completions)
-    topics.produce_batches(batches[:100])
+    half = len(batches) // 2
+    topics.produce_batches(batches[:half])
     second.wait_ready()
     out.read(n_prompts // 8)
 
     third = start_worker(store=oracle_store, redis=redis.url)
-    topics.produce_batches(batches[100:])
+    topics.produce_batches(batches[half:])
     out.read(n_prompts // 3)
     first.terminate()
     third.wait_ready()
@@ -98,7 +99,7 @@ def test_expired_prompts_are_answered_without_work(topics, start_worker, reader,
 
 def test_a_queue_of_records_waits_for_the_model(topics, start_worker, reader, tmp_path):
     """Records are there before the worker is: they stand in line while it loads the model, and none gets lost in it."""
-    n = 200
+    n = int(200 * SHARE)
     topics.produce_batches([{"v": 1, "batch_id": f"b{i}", "prompts": [{"id": "a", "text": "And", "max_tokens": 1}]}
                             for i in range(n)])
     out = reader(topics.completions)
@@ -106,5 +107,5 @@ def test_a_queue_of_records_waits_for_the_model(topics, start_worker, reader, tm
         topics.group = f"{topics.group}-{attempt}"
         worker = start_worker("--no-snapshot", "--exit-after", n, "--threads", 2)
         out.read(n * (attempt + 1), seconds=60)
-        assert worker.process.wait(30) == 0
+        assert worker.process.wait(30 * PATIENCE) == 0
     assert len(out.messages) == 2 * n

@@ -22,7 +22,7 @@
 
 #include "libcuda_state.h"
 
-constexpr auto PATIENCE = std::chrono::milliseconds(20);
+constexpr auto PATIENCE = std::chrono::seconds(2); /* longer than a busy machine takes to parse the PTX */
 
 struct thread_clock {
     std::atomic<double> now_ns{0};
