@@ -525,6 +525,25 @@ static void near_decode_parts(void **state)
 
 /* ---- merge ---- */
 
+/* Parts past a row's last split are NaN, and not to be read. */
+static void fill_random_parts(struct world *w)
+{
+    const uint32_t d = w->l.d;
+    uint64_t random = 7;
+    float *ml = w->part_ml.host, *o = w->part_o.host;
+    for (uint32_t row = 0; row < w->n_rows; row++) {
+        const uint32_t n = ((uint32_t *)w->positions.host)[row] / cuda_split_positions(d) + 1;
+        for (uint32_t i = 0; i < w->n_splits; i++) {
+            const size_t part = (size_t)row * w->n_splits + i;
+            ml[2 * part] = i < n ? 8 * kernel_uniform(&random) : NAN;
+            ml[2 * part + 1] = i < n ? 2 + kernel_uniform(&random) : NAN;
+            for (uint32_t k = 0; k < d; k++)
+                o[part * d + k] = i < n ? kernel_uniform(&random) : NAN;
+        }
+    }
+    ml[0] = 300; /* beyond what 2^m could hold */
+}
+
 static void near_merge(void **state)
 {
     (void)state;
@@ -536,15 +555,7 @@ static void near_merge(void **state)
             struct layout l = layout_of(halves[t], head_dims[i], runs, COUNT(runs));
             l.n_heads = 1;
             struct world w = world_new(&l);
-            uint64_t random = 7;
-            float *ml = w.part_ml.host, *o = w.part_o.host;
-            for (size_t k = 0; k < w.part_ml.bytes / sizeof *ml; k += 2) {
-                ml[k] = 8 * kernel_uniform(&random);
-                ml[k + 1] = 2 + kernel_uniform(&random);
-            }
-            for (size_t k = 0; k < w.part_o.bytes / sizeof *o; k++)
-                o[k] = kernel_uniform(&random);
-            ml[0] = 300; /* beyond what 2^m could hold */
+            fill_random_parts(&w);
             ((struct cuda_counts *)w.counts.host)->n_rows = w.n_rows - 1;
             memset(w.out.host, 0x55, w.out.bytes);
             kernel_buffer_upload(&w.counts);
