@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 
-from suite import ROOT, Red
+from suite import ROOT, Red, last_line
 
 PART = "correctness"
 ORACLE = os.path.join(ROOT, "models", "oracle")
@@ -26,7 +26,7 @@ def generate(suite, name, prompts, *args, model=ORACLE, device="cuda", env=None,
     code, out, err = suite.run([suite.rouse, "generate", "--model", model, "--device", device, "--in", "-", "--json", *args],
                                f"generate-{name}.log", seconds, env, lines)
     if code:
-        return f"rouse generate: exit status {code}: {err.strip().splitlines()[-1] if err.strip() else 'no output'}"
+        return f"rouse generate: exit status {code}: {last_line(err)}"
     if code is None:
         return f"rouse generate: not finished in {seconds} s"
     out = [json.loads(line) for line in out.splitlines()]

@@ -6,8 +6,9 @@ import statistics
 import subprocess
 import sys
 
-from suite import ROOT
+from suite import ROOT, last_line
 from suite_correctness import generate
+from suite_tools import fetch
 
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 from run_bench import evict  # noqa: E402
@@ -96,9 +97,12 @@ def make_model(suite, shape):
     """A directory with a model of this shape, or a text that says why not. Runs while nothing is measured."""
     if suite.emulated:
         return os.path.join(ROOT, "models", "oracle")
+    env = dict(suite.env)
+    if subprocess.run([sys.executable, "-c", "import numpy"], capture_output=True).returncode:
+        env["PYTHONPATH"] = fetch(suite, "numpy") or ""
     code, _, err = suite.run([sys.executable, os.path.join(ROOT, "tools", "make_model.py"), "--out", suite.work, shape],
-                             f"make-model-{shape}.log", 120)
-    return os.path.join(suite.work, f"pythia-{shape}") if code == 0 else f"tools/make_model.py: {err.strip().splitlines()[-1:]}"
+                             f"make-model-{shape}.log", 120, env)
+    return os.path.join(suite.work, f"pythia-{shape}") if code == 0 else f"tools/make_model.py: {last_line(err)}"
 
 
 def restore(suite, best, shape):
@@ -112,7 +116,7 @@ def restore(suite, best, shape):
     code, out, err = suite.run([suite.rouse, "snapshot", "build", "--model", directory, "--store", store, "--device", "cuda",
                                 "--json"], f"snapshot-build-{shape}.log", 120)
     if code != 0:
-        return suite.failed(PART, name, f"rouse snapshot build: {(err.strip() or 'no output').splitlines()[-1]}")
+        return suite.failed(PART, name, f"rouse snapshot build: {last_line(err)}")
     snapshot = os.path.join(store, json.loads(out)["file"])
     rows, disk = [], None
     prompt = [{"id": "a", "tokens": [7 * i % 2000 + 1 for i in range(16)], "max_tokens": 1, "ignore_eos": True}]

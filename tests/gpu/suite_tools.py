@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from suite import ROOT
+from suite import ROOT, last_line
 from suite_correctness import ORACLE
 
 CACHE = os.path.join(ROOT, ".cuda", "suite")
@@ -64,6 +64,7 @@ def cublaslt(suite):
 
 
 def verdict(suite, name, code, text, log, seconds):
+    """Whether the tool worked at all."""
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
     if code == FOUND or any(int(n) for n in summary):
         suite.failed("sanitizer", name, "; ".join(re.findall(r"========= ((?:Invalid|Error|Uninit|Race|Barrier|Program|Missing).*)", text)[:2])
@@ -75,6 +76,8 @@ def verdict(suite, name, code, text, log, seconds):
     else:
         lines = [line for line in text.splitlines() if "=========" in line and len(line) > 10]
         suite.skipped("sanitizer", name, f"refused, exit status {code}: {lines[-1][10:200].strip() if lines else 'no output'}", log)
+        return False
+    return True
 
 
 def sanitizer(suite):
@@ -102,7 +105,8 @@ def sanitizer(suite):
                 continue
             seconds = 45
             code, out, err = suite.run([tool, "--tool", check, "--error-exitcode", FOUND, "--print-limit", "20", *argv], log, seconds)
-            verdict(suite, name, code, out + err, log, seconds)
+            if not verdict(suite, name, code, out + err, log, seconds):
+                break  # the machine does not let this tool in; the next program would hear the same
 
 
 # --- profilers --------------------------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ def profiled(suite, name, argv, seconds):
     if code == 0:
         suite.passed("profilers", name)
     else:  # counters need rights that a lent machine may not give
-        suite.skipped("profilers", name, f"refused, exit status {code}: {(out + err).strip().splitlines()[-1][:200] if (out + err).strip() else ''}")
+        suite.skipped("profilers", name, f"refused, exit status {code}: {last_line(out + err)}")
 
 
 def nvidia_smi(suite):
