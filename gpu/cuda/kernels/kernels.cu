@@ -51,7 +51,7 @@ KERNEL(gelu_bf16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<bf16>)
     KERNEL(matmul_q8bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<bf16>, t>))
 MATMUL(8, 2, 2)
 MATMUL(16, 2, 2)
-MATMUL(32, 1, 1)
+MATMUL(32, 2, 1)
 MATMUL(64, 1, 1)
 
 KERNEL(sample, cuda_sample_args, CUDA_SAMPLE_THREADS, 1, sample_kernel)
