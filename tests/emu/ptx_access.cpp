@@ -10,6 +10,8 @@
 namespace
 {
 
+constexpr size_t COPIES_KEPT = 64; /* finished ones are cleared away when there are more */
+
 struct addresses {
     uint64_t at[PTX_LANES];
 };
@@ -67,27 +69,27 @@ void check_alignment(ptx_warp &w, const ptx_inst &i, const addresses &a, unsigne
 
 /* --- counters ----------------------------------------------------------------------------------------------------- */
 
-/* Distinct values of addr / unit among the active lanes. */
-unsigned count_distinct(uint32_t mask, const addresses &a, uint64_t unit)
+/* Distinct values of addr / PTX_SECTOR among the active lanes. Most often they ascend. */
+unsigned count_sectors(uint32_t mask, const addresses &a)
 {
     uint64_t found[PTX_LANES];
     unsigned n = 0;
+    bool ascending = true;
     for_lanes(mask, [&](int l) {
-        uint64_t x = a.at[l] / unit;
+        uint64_t x = a.at[l] / PTX_SECTOR;
         if (n && found[n - 1] == x)
             return;
-        bool ascending = n == 0 || x > found[n - 1];
-        if (!ascending && std::find(found, found + n, x) != found + n)
-            return;
-        if (ascending && n && *std::max_element(found, found + n) >= x && std::find(found, found + n, x) != found + n)
-            return;
+        ascending &= n == 0 || x > found[n - 1];
         found[n++] = x;
     });
-    return n;
+    if (ascending)
+        return n;
+    std::sort(found, found + n);
+    return static_cast<unsigned>(std::unique(found, found + n) - found);
 }
 
 /* Rounds of the 32 banks, 4 bytes each, that lanes [from, from + n) take. Lanes that read one word share it. */
-unsigned wavefronts(uint32_t mask, const addresses &a, int from, int n, unsigned unit)
+unsigned wavefronts_with_conflicts(uint32_t mask, const addresses &a, int from, int n, unsigned unit)
 {
     const unsigned n_banks = 128 / unit;
     uint64_t words[32][32];
@@ -96,14 +98,31 @@ unsigned wavefronts(uint32_t mask, const addresses &a, int from, int n, unsigned
     for (int l = from; l < from + n; l++) {
         if (!(mask >> l & 1))
             continue;
-        uint64_t word = a.at[l] / unit;
-        unsigned bank = static_cast<unsigned>(word % n_banks);
-        bool shared = std::find(words[bank], words[bank] + depth[bank], word) != words[bank] + depth[bank];
-        if (!shared)
+        uint64_t word = a.at[l] / unit, bank = word % n_banks, *end = words[bank] + depth[bank];
+        if (std::find(words[bank], end, word) == end)
             words[bank][depth[bank]++] = word;
         most = std::max<unsigned>(most, depth[bank]);
     }
     return most;
+}
+
+/* The same, where each bank is mostly asked for one word. */
+unsigned wavefronts(uint32_t mask, const addresses &a, int from, int n, unsigned unit)
+{
+    const unsigned n_banks = 128 / unit, shift = log_of(unit);
+    uint64_t word_in[32];
+    uint32_t used = 0;
+    for (int l = from; l < from + n; l++) {
+        if (!(mask >> l & 1))
+            continue;
+        uint64_t word = a.at[l] >> shift, bank = word & (n_banks - 1);
+        if (!(used >> bank & 1))
+            word_in[bank] = word;
+        else if (word_in[bank] != word)
+            return wavefronts_with_conflicts(mask, a, from, n, unit);
+        used |= 1u << bank;
+    }
+    return used != 0;
 }
 
 /* Wide accesses go in parts of the warp, 128 bytes each. */
@@ -123,8 +142,7 @@ void count_shared(ptx_warp &w, const addresses &a, unsigned bytes, uint32_t mask
 void count_global(ptx_warp &w, const addresses &a, unsigned bytes, bool store)
 {
     ptx_counters &c = w.block->run->counters;
-    unsigned sectors = count_distinct(w.mask, a, PTX_SECTOR),
-             n = static_cast<unsigned>(__builtin_popcount(w.mask)) * bytes;
+    unsigned sectors = count_sectors(w.mask, a), n = static_cast<unsigned>(__builtin_popcount(w.mask)) * bytes;
     (store ? c.global_store_requests : c.global_load_requests)++;
     (store ? c.global_store_sectors : c.global_load_sectors) += sectors;
     (store ? c.global_store_bytes : c.global_load_bytes) += n;
@@ -132,23 +150,22 @@ void count_global(ptx_warp &w, const addresses &a, unsigned bytes, bool store)
 
 /* --- races and initialisation ------------------------------------------------------------------------------------- */
 
-void report_race(ptx_warp &w, const ptx_inst &i, int lane, const char *space, const std::string &what,
-                 const ptx_stamp &other)
+void report_race(ptx_warp &w, const ptx_inst &i, int lane, const char *space, const std::string &what, ptx_stamp other)
 {
     ptx_run &run = *w.block->run;
-    std::string name = other.kind == PTX_ACCESS_ASYNC ? "cp-async-unwaited" : std::string(space) + "-race";
+    std::string name = other.kind() == PTX_ACCESS_ASYNC ? "cp-async-unwaited" : std::string(space) + "-race";
     if (!run.known(name.c_str(), i))
         run.report(name.c_str(), w, i, lane,
                    what +
-                       (other.kind == PTX_ACCESS_ASYNC ? ", where a cp.async has not been waited for, of "
-                                                       : ", not ordered with an access by ") +
+                       (other.kind() == PTX_ACCESS_ASYNC ? ", where a cp.async has not been waited for, of "
+                                                         : ", not ordered with an access by ") +
                        run.thread_name(other));
 }
 
-template <bool Write> ptx_stamp note(ptx_record *r, unsigned n, const ptx_accessor &a)
+template <bool Write> inline ptx_stamp note(ptx_record *r, unsigned n, const ptx_accessor &a)
 {
-    ptx_stamp other;
-    for (unsigned k = 0; k < n; k++) {
+    ptx_stamp other = Write ? ptx_note_write(r[0], a) : ptx_note_read(r[0], a);
+    for (unsigned k = 1; k < n; k++) {
         ptx_stamp found = Write ? ptx_note_write(r[k], a) : ptx_note_read(r[k], a);
         if (found)
             other = found;
@@ -183,7 +200,7 @@ void shadow_global(ptx_warp &w, const ptx_inst &i, const addresses &a, unsigned 
         unsigned n;
         ptx_record *r = ptx_granule_records(page.granules[offset / PTX_GRANULE], shadow.launch(), offset % PTX_GRANULE,
                                             log, shadow.pool, &n);
-        ptx_at_lane(who, l);
+        who.at(l);
         ptx_stamp other = note<Write>(r, n, who);
         if (other)
             report_race(w, i, l, "global", access_text(Write ? "writes" : "reads", bytes, addr), other);
@@ -213,7 +230,7 @@ void shadow_shared(ptx_warp &w, const ptx_inst &i, const addresses &a, unsigned 
                 if (!r[k].write && !run.known("shared-uninitialised", i))
                     run.report("shared-uninitialised", w, i, l,
                                access_text("reads", bytes, a.at[l]) + " of shared memory, which nobody has written");
-        ptx_at_lane(who, l);
+        who.at(l);
         ptx_stamp other = note<Write>(r, n, who);
         if (other)
             report_race(w, i, l, "shared",
@@ -541,7 +558,7 @@ void finish_copy(ptx_warp &w, ptx_async_copy &c, uint32_t lanes)
         memset(to + c.n_read[k], 0, static_cast<size_t>(c.bytes - c.n_read[k]));
         if (!b.run->options->shadow)
             return;
-        ptx_at_lane(who, l);
+        who.at(l);
         unsigned n;
         ptx_record *r = shared_records(b, c.to[k], c.bytes, &n);
         for (; n > 0; n--, r++)
@@ -564,6 +581,14 @@ void ptx_do_ld(ptx_lanes &lanes, const ptx_inst &i)
 }
 
 void ptx_do_ld_param(ptx_lanes &lanes, const ptx_inst &i)
+{
+    ptx_warp &w = ptx_warp_of(lanes);
+    places at;
+    at.fill(const_cast<uint8_t *>(w.block->run->params) + i.offset);
+    load_to_rows(w, i, at);
+}
+
+void ptx_do_ld_param_by_register(ptx_lanes &lanes, const ptx_inst &i)
 {
     ptx_warp &w = ptx_warp_of(lanes);
     const ptx_run &run = *w.block->run;
@@ -637,6 +662,7 @@ void ptx_do_cp_commit(ptx_lanes &lanes, const ptx_inst &)
 void ptx_do_cp_wait(ptx_lanes &lanes, const ptx_inst &i)
 {
     ptx_warp &w = ptx_warp_of(lanes);
+    bool left = false;
     for (auto &c : w.copies) {
         uint32_t due = 0;
         for_lanes(c.mask & w.mask, [&](int l) {
@@ -644,9 +670,13 @@ void ptx_do_cp_wait(ptx_lanes &lanes, const ptx_inst &i)
             due |= static_cast<uint32_t>(i.offset < 0 || group + may_stay < w.committed[l]) << l;
         });
         finish_copy(w, c, due);
+        left |= c.mask != 0;
     }
-    w.copies.erase(std::remove_if(w.copies.begin(), w.copies.end(), [](auto &c) { return c.mask == 0; }),
-                   w.copies.end());
+    if (!left)
+        w.copies.clear();
+    else if (w.copies.size() > COPIES_KEPT)
+        w.copies.erase(w.copies.begin(),
+                       std::find_if(w.copies.begin(), w.copies.end(), [](auto &c) { return c.mask != 0; }));
 }
 
 /* Lane 8 m + r gives the address of row r of tile m. Row r goes to lanes 4 r to 4 r + 3, four bytes each; with .trans, columns

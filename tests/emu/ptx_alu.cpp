@@ -352,19 +352,23 @@ template <class T> void bit_insert(ptx_lanes &w, const ptx_inst &i)
     });
 }
 
+inline u32 either(u32 by, u32 one, u32 zero)
+{
+    return zero ^ (by & (one ^ zero));
+}
+
 void lop3(ptx_lanes &w, const ptx_inst &i)
 {
     const u32 *a = ptx_row<u32>(w, i.row[1]);
     const u32 *b = ptx_row<u32>(w, i.row[2]);
     const u32 *c = ptx_row<u32>(w, i.row[3]);
-    u32 table = ptx_row<u32>(w, i.row[4])[0];
+    u32 t[8];
+    for (int k = 0; k < 8; k++)
+        t[k] = ptx_row<u32>(w, i.row[4])[0] >> k & 1 ? ~0u : 0u;
     put<u32>(w, i.row[0], [=](int l) {
-        u32 r = 0;
-        for (int k = 0; k < 8; k++) {
-            u32 term = (k & 4 ? a[l] : ~a[l]) & (k & 2 ? b[l] : ~b[l]) & (k & 1 ? c[l] : ~c[l]);
-            r |= table >> k & 1 ? term : 0;
-        }
-        return r;
+        u32 without = either(b[l], either(c[l], t[3], t[2]), either(c[l], t[1], t[0]));
+        u32 with = either(b[l], either(c[l], t[7], t[6]), either(c[l], t[5], t[4]));
+        return either(a[l], with, without);
     });
 }
 
@@ -614,25 +618,43 @@ template <class Op, int Round> void double3(ptx_lanes &w, const ptx_inst &i)
     ternary<Op, double, double>(w, i);
 }
 
-/* The number wins over a NaN; -0 is below +0. */
+inline float both_bits(float a, float b)
+{
+    return float_of(bits_of(a) & bits_of(b));
+}
+
+inline float any_bits(float a, float b)
+{
+    return float_of(bits_of(a) | bits_of(b));
+}
+
+inline double both_bits(double a, double b)
+{
+    return __builtin_signbit(a) ? b : a;
+}
+
+inline double any_bits(double a, double b)
+{
+    return __builtin_signbit(a) ? a : b;
+}
+
+/* The number wins over a NaN; -0 is below +0, which the bits of equal numbers tell. */
 struct f_min {
     template <class T> static T of(T a, T b)
     {
-        if (a != a)
-            return canonical(b);
-        if (b != b)
-            return a;
-        return a < b || (a == b && __builtin_signbit(a)) ? a : b;
+        T r = a < b ? a : b;
+        r = a == b ? any_bits(a, b) : r;
+        r = a != a ? b : r;
+        return canonical(b != b ? a : r);
     }
 };
 struct f_max {
     template <class T> static T of(T a, T b)
     {
-        if (a != a)
-            return canonical(b);
-        if (b != b)
-            return a;
-        return a > b || (a == b && __builtin_signbit(b)) ? a : b;
+        T r = a > b ? a : b;
+        r = a == b ? both_bits(a, b) : r;
+        r = a != a ? b : r;
+        return canonical(b != b ? a : r);
     }
 };
 struct f_min_nan {
@@ -656,11 +678,18 @@ inline double exp2_close(double x)
     x = x > 1000 ? 1000 : x < -1000 ? -1000 : x;
     const double shift = 0x1.8p52;
     double shifted = x + shift, n = shifted - shift, f = (x - n) * 0x1.62e42fefa39efp-1;
-    const double inverse[] = {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-                              1.0 / 120,      1.0 / 24,      1.0 / 6,      1.0 / 2,     1.0,        1.0};
-    double sum = 0;
-    for (double k : inverse)
-        sum = sum * f + k;
+    double sum = 1.0 / 39916800;
+    sum = sum * f + 1.0 / 3628800;
+    sum = sum * f + 1.0 / 362880;
+    sum = sum * f + 1.0 / 40320;
+    sum = sum * f + 1.0 / 5040;
+    sum = sum * f + 1.0 / 720;
+    sum = sum * f + 1.0 / 120;
+    sum = sum * f + 1.0 / 24;
+    sum = sum * f + 1.0 / 6;
+    sum = sum * f + 0.5;
+    sum = sum * f + 1.0;
+    sum = sum * f + 1.0;
     u64 u, power;
     memcpy(&u, &shifted, 8);
     power = (u + 1023) << 52;
@@ -735,6 +764,20 @@ template <class Op, bool Ftz> void approx1(ptx_lanes &w, const ptx_inst &i)
     jitter_row(w, i.row[0]);
 }
 
+/* In three loops, or the compiler sees branches where the exponent is clamped. */
+template <bool Ftz> void approx_ex2_row(ptx_lanes &w, const ptx_inst &i)
+{
+    const float *a = ptx_row<float>(w, i.row[1]);
+    double x[PTX_LANES];
+    for (int l = 0; l < PTX_LANES; l++)
+        x[l] = flush<Ftz>(a[l]);
+#pragma GCC ivdep
+    for (int l = 0; l < PTX_LANES; l++)
+        x[l] = exp2_close(x[l]);
+    put<float>(w, i.row[0], [&x](int l) { return canonical(flush<Ftz>(static_cast<float>(x[l]))); });
+    jitter_row(w, i.row[0]);
+}
+
 template <class Op, bool Ftz> void approx1_slow(ptx_lanes &w, const ptx_inst &i)
 {
     const float *a = ptx_row<float>(w, i.row[1]);
@@ -762,15 +805,6 @@ template <class Op> void approx_f64(ptx_lanes &w, const ptx_inst &i)
 
 /* --- f16, bf16 and pairs of them ---------------------------------------------------------------------------------- */
 
-struct fmt_f16 {
-    static void values(const u16 *h, float *x, int n) { f16_row_values(h, x, n); }
-    static void nearest(const float *x, u16 *h, int n) { f16_row_nearest(x, h, n); }
-};
-struct fmt_bf16 {
-    static void values(const u16 *h, float *x, int n) { bf16_row_values(h, x, n); }
-    static void nearest(const float *x, u16 *h, int n) { bf16_row_nearest(x, h, n); }
-};
-
 /* To odd: truncated, with the last bit set when anything was lost. What is then rounded to at most 22 bits is rounded once. */
 inline float odd_float(double x)
 {
@@ -794,6 +828,31 @@ inline double odd_fma(double a, double b, double c)
     memcpy(&s, &u, 8);
     return s;
 }
+
+/* The same for what is no subnormal f32: faster. */
+inline float odd_normal_float(double x)
+{
+    const u64 lost = (1ull << 29) - 1;
+    u64 u;
+    memcpy(&u, &x, 8);
+    u = (u & ~lost) | (u & lost ? lost + 1 : 0);
+    memcpy(&x, &u, 8);
+    return static_cast<float>(x);
+}
+
+struct fmt_f16 {
+    /* When double rounds this sum, its larger term has no more digits than f16 has: the rest tips no tie. */
+    static double fma(double a, double b, double c) { return a * b + c; }
+    static float odd(double x) { return odd_normal_float(x); }
+    static void values(const u16 *h, float *x, int n) { f16_row_values(h, x, n); }
+    static void nearest(const float *x, u16 *h, int n) { f16_row_nearest(x, h, n); }
+};
+struct fmt_bf16 {
+    static double fma(double a, double b, double c) { return odd_fma(a, b, c); }
+    static float odd(double x) { return odd_float(x); }
+    static void values(const u16 *h, float *x, int n) { bf16_row_values(h, x, n); }
+    static void nearest(const float *x, u16 *h, int n) { bf16_row_nearest(x, h, n); }
+};
 
 template <class D, class F> inline void put_halves(ptx_lanes &w, uint32_t row, F fill)
 {
@@ -822,7 +881,7 @@ template <class Fmt, class Op, class D, bool Sat> void half2(ptx_lanes &w, const
     Fmt::values(ptx_row<u16>(w, i.row[1]), a, halves<D>);
     Fmt::values(ptx_row<u16>(w, i.row[2]), b, halves<D>);
     for (int l = 0; l < halves<D>; l++)
-        a[l] = saturate<Sat>(canonical(odd_float(Op::of(a[l], b[l]))));
+        a[l] = saturate<Sat>(canonical(Fmt::odd(Op::of(a[l], b[l]))));
     put_halves<D>(w, i.row[0], [&](u16 *h) { Fmt::nearest(a, h, halves<D>); });
 }
 
@@ -833,7 +892,7 @@ template <class Fmt, class D, bool Sat, bool Relu> void half_fma(ptx_lanes &w, c
     Fmt::values(ptx_row<u16>(w, i.row[2]), b, halves<D>);
     Fmt::values(ptx_row<u16>(w, i.row[3]), c, halves<D>);
     for (int l = 0; l < halves<D>; l++) {
-        float x = canonical(odd_float(odd_fma(a[l], b[l], c[l])));
+        float x = canonical(Fmt::odd(Fmt::fma(a[l], b[l], c[l])));
         a[l] = saturate<Sat>(Relu && x <= 0 ? 0.0f : x);
     }
     put_halves<D>(w, i.row[0], [&](u16 *h) { Fmt::nearest(a, h, halves<D>); });
@@ -1415,7 +1474,8 @@ const ptx_alu_entry entries[] = {
     MINMAX_NAN(f_max_nan, "max"),
     E("copysign.f32", (binary<f_copysign, float, float>), 1, 2, 4, 4, 4),
     E("copysign.f64", (binary<f_copysign, double, double>), 1, 2, 8, 8, 8),
-    APPROX1(approx_ex2, "ex2", approx1),
+    E("ex2.approx.f32", approx_ex2_row<false>, 1, 1, 4, 4),
+    E("ex2.approx.ftz.f32", approx_ex2_row<true>, 1, 1, 4, 4),
     APPROX1(approx_rcp, "rcp", approx1),
     APPROX1(approx_sqrt, "sqrt", approx1),
     APPROX1(approx_rsqrt, "rsqrt", approx1),

@@ -552,7 +552,14 @@ class decoder
     {
         if (o.kind != ptx_operand::ADDRESS || (!o.has_base && o.space != PTX_PARAM))
             fail("a parameter that is not read by its name");
-        address_at(PTX_AT_ADDRESS, o);
+        if (o.has_base) {
+            inst.fn = ptx_do_ld_param_by_register;
+            return address_at(PTX_AT_ADDRESS, o);
+        }
+        unsigned bytes = inst.bytes * inst.vector;
+        if (o.value + bytes > b.k->info.param_bytes || o.value % bytes)
+            fail("a read outside the parameters");
+        inst.offset = static_cast<int64_t>(o.value);
     }
 
     void store()

@@ -460,12 +460,14 @@ void ptx_begin_block(ptx_block &b, uint32_t linear)
     b.n_warps = (b.n_threads + PTX_LANES - 1) / PTX_LANES;
     b.last_warp = b.n_warps - 1;
     b.done = false;
-    b.order.begin_block(b.serial, b.n_warps);
+    b.number = linear % ptx_stamp::BLOCKS + 1;
+    b.order.begin_block(b.number, b.n_warps);
     if (b.shared.size() < b.run->shared_bytes) {
         b.shared.resize(b.run->shared_bytes, 0xa5);
         b.shared_shadow.resize(b.run->shared_bytes / PTX_GRANULE + 1);
     }
-    b.pool.reset();
+    if (b.pool.first_serial != b.run->first_serial)
+        b.pool.reset(b.run->first_serial);
     for (auto &barrier : b.barriers)
         barrier = ptx_barrier();
     for (uint32_t k = 0; k < b.n_warps; k++) {

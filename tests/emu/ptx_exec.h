@@ -68,7 +68,8 @@ struct ptx_barrier {
 struct ptx_block {
     ptx_run *run = nullptr;
     uint32_t at[3] = {0, 0, 0};
-    uint32_t serial = 0;
+    uint32_t serial = 0; /* no other block of this machine has had it */
+    uint32_t number = 0; /* in its launch, as stamps have it */
     std::vector<std::unique_ptr<ptx_warp>> warps;
     uint32_t n_warps = 0, n_threads = 0;
     std::vector<uint8_t> shared;
@@ -106,7 +107,7 @@ struct ptx_run {
     void report(const char *name, const ptx_warp &w, const ptx_inst &i, int lane, const std::string &text,
                 bool sticky = false);
     [[noreturn]] void stop(const char *name, const ptx_warp &w, const ptx_inst &i, int lane, const std::string &text);
-    std::string thread_name(const ptx_stamp &s) const;
+    std::string thread_name(ptx_stamp s) const;
 };
 
 void ptx_begin_block(ptx_block &b, uint32_t linear);
@@ -124,22 +125,13 @@ inline ptx_warp &ptx_warp_of(ptx_lanes &l)
 
 inline ptx_accessor ptx_accessor_of(const ptx_warp &w, ptx_access_kind kind)
 {
+    const ptx_order &order = w.block->order;
     ptx_accessor a;
-    a.me.block = w.block->serial;
-    a.me.thread = static_cast<uint16_t>(w.id * PTX_LANES);
-    a.me.kind = kind;
-    a.me.barriers = w.block->order.barriers(w.id);
-    a.me.warp_syncs = w.block->order.warp_syncs(w.id);
-    a.order = &w.block->order;
+    a.lane0 = ptx_stamp(w.block->number, w.id * PTX_LANES, kind, order.barriers(w.id), order.warp_syncs(w.id));
+    a.order = &order;
     a.warp = w.id;
-    a.lane = 0;
+    a.at(0);
     return a;
-}
-
-inline void ptx_at_lane(ptx_accessor &a, int lane)
-{
-    a.lane = lane;
-    a.me.thread = static_cast<uint16_t>(a.warp * PTX_LANES + lane);
 }
 
 #endif

@@ -30,7 +30,8 @@ enum ptx_bar_reduce : uint8_t { PTX_BAR_PLAIN, PTX_BAR_POPC, PTX_BAR_AND, PTX_BA
 
 void ptx_do_nothing(ptx_lanes &, const ptx_inst &);
 void ptx_do_ld(ptx_lanes &, const ptx_inst &);
-void ptx_do_ld_param(ptx_lanes &, const ptx_inst &);
+void ptx_do_ld_param(ptx_lanes &, const ptx_inst &); /* at offset, checked when it was parsed */
+void ptx_do_ld_param_by_register(ptx_lanes &, const ptx_inst &);
 void ptx_do_st(ptx_lanes &, const ptx_inst &);
 void ptx_do_atom(ptx_lanes &, const ptx_inst &);
 void ptx_do_cp_async(ptx_lanes &, const ptx_inst &);

@@ -50,11 +50,11 @@ uint64_t ptx_run::next_random()
     return random >> 11;
 }
 
-std::string ptx_run::thread_name(const ptx_stamp &s) const
+std::string ptx_run::thread_name(ptx_stamp s) const
 {
-    uint32_t b = s.block - first_serial;
+    uint32_t b = s.block() - 1;
     uint32_t at[3] = {b % args.grid[0], b / args.grid[0] % args.grid[1], b / args.grid[0] / args.grid[1]};
-    return "block " + place(at) + " thread " + split_thread(args, s.thread);
+    return "block " + place(at) + " thread " + split_thread(args, s.thread());
 }
 
 void ptx_run::report(const char *name, const ptx_warp &w, const ptx_inst &i, int lane, const std::string &text,

@@ -23,6 +23,99 @@ struct of_bf16 {
     static void values(const uint16_t *h, float *x, int n) { bf16_row_values(h, x, n); }
 };
 
+#ifdef __AVX2__
+
+using v8 = __m256;
+
+/* Rows for columns, of 8 x 8. */
+inline void transpose(const float (*from)[TILE], float (*to)[TILE])
+{
+    v8 r[TILE], t[TILE];
+    for (int i = 0; i < TILE; i++)
+        r[i] = _mm256_load_ps(from[i]);
+    for (int i = 0; i < TILE; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < TILE; i += 4)
+        for (int k = 0; k < 2; k++) {
+            r[i + 2 * k] = _mm256_shuffle_ps(t[i + k], t[i + k + 2], 0x44);
+            r[i + 2 * k + 1] = _mm256_shuffle_ps(t[i + k], t[i + k + 2], 0xee);
+        }
+    for (int i = 0; i < TILE / 2; i++) {
+        _mm256_store_ps(to[i], _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_store_ps(to[i + 4], _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+
+/* Two rows from 8 lanes of the register of even columns and 8 of the odd ones; and back. */
+inline void interleave(const float *even, const float *odd, float (*rows)[N])
+{
+    v8 a = _mm256_loadu_ps(even), b = _mm256_loadu_ps(odd), low = _mm256_unpacklo_ps(a, b),
+       high = _mm256_unpackhi_ps(a, b);
+    _mm256_store_ps(rows[0], _mm256_permute2f128_ps(low, high, 0x20));
+    _mm256_store_ps(rows[1], _mm256_permute2f128_ps(low, high, 0x31));
+}
+
+inline void separate(const float (*rows)[N], float *even, float *odd)
+{
+    v8 a = _mm256_load_ps(rows[0]), b = _mm256_load_ps(rows[1]);
+    v8 low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
+    _mm256_storeu_ps(even, _mm256_shuffle_ps(low, high, 0x88));
+    _mm256_storeu_ps(odd, _mm256_shuffle_ps(low, high, 0xdd));
+}
+
+template <int K> inline void multiply(const float (*a)[K], const float (*b)[N], float (*c)[N])
+{
+    for (int m = 0; m < M; m += TILE) {
+        v8 sum[TILE];
+        for (int i = 0; i < TILE; i++)
+            sum[i] = _mm256_load_ps(c[m + i]);
+        for (int k = 0; k < K; k++) {
+            v8 row = _mm256_load_ps(b[k]);
+            for (int i = 0; i < TILE; i++)
+                sum[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(&a[m + i][k]), row, sum[i]);
+        }
+        for (int i = 0; i < TILE; i++)
+            _mm256_store_ps(c[m + i], sum[i]);
+    }
+}
+
+#else
+
+inline void transpose(const float (*from)[TILE], float (*to)[TILE])
+{
+    for (int i = 0; i < TILE; i++)
+        for (int k = 0; k < TILE; k++)
+            to[k][i] = from[i][k];
+}
+
+inline void interleave(const float *even, const float *odd, float (*rows)[N])
+{
+    for (int l = 0; l < TILE; l++) {
+        rows[l / 4][l % 4 * 2] = even[l];
+        rows[l / 4][l % 4 * 2 + 1] = odd[l];
+    }
+}
+
+inline void separate(const float (*rows)[N], float *even, float *odd)
+{
+    for (int l = 0; l < TILE; l++) {
+        even[l] = rows[l / 4][l % 4 * 2];
+        odd[l] = rows[l / 4][l % 4 * 2 + 1];
+    }
+}
+
+template <int K> inline void multiply(const float (*a)[K], const float (*b)[N], float (*c)[N])
+{
+    for (int m = 0; m < M; m++)
+        for (int k = 0; k < K; k++)
+            for (int n = 0; n < N; n++)
+                c[m][n] = __builtin_fmaf(a[m][k], b[k][n], c[m][n]);
+}
+
+#endif
+
 template <class Half, int K> struct operands {
     alignas(64) float a[M][K];
     alignas(64) float b[K][N];
@@ -37,34 +130,29 @@ template <class Half, int K> struct operands {
         }
         for (int r = 0; r < K / TILE; r++) {
             Half::values(ptx_row<uint16_t>(w, b_rows[r]), tile[0], TILE * TILE);
-            for (int n = 0; n < N; n++)
-                for (int k = 0; k < TILE; k++)
-                    b[r * TILE + k][n] = tile[n][k];
+            transpose(tile, b + r * TILE);
         }
     }
 };
 
-/* acc[m][n], lanes of C: column 2t in the even register, 2t + 1 in the odd one. */
 struct accumulator {
     alignas(64) float at[M][N];
 
     void load_f32(ptx_lanes &w, const uint32_t *rows)
     {
-        for (int r = 0; r < 4; r++) {
-            const float *c = ptx_row<float>(w, rows[r]);
-            for (int l = 0; l < PTX_LANES; l++)
-                at[l / 4 + r / 2 * TILE][l % 4 * 2 + r % 2] = c[l];
+        for (int m = 0; m < M; m += 2) {
+            int lane = m % TILE * 4, r = m / TILE * 2;
+            interleave(ptx_row<float>(w, rows[r]) + lane, ptx_row<float>(w, rows[r + 1]) + lane, at + m);
         }
     }
 
-    void store_f32(ptx_lanes &w, const uint32_t *rows) const
+    void store_f32(ptx_lanes &w, const uint32_t *rows)
     {
-        for (int r = 0; r < 4; r++) {
-            float *d = ptx_row<float>(w, rows[r]);
-            for (int l = 0; l < PTX_LANES; l++) {
-                float x = at[l / 4 + r / 2 * TILE][l % 4 * 2 + r % 2];
-                d[l] = x == x ? x : float_of(FLOAT_NAN);
-            }
+        for (float *x = at[0]; x < at[0] + M * N; x++)
+            *x = *x == *x ? *x : float_of(FLOAT_NAN);
+        for (int m = 0; m < M; m += 2) {
+            int lane = m % TILE * 4, r = m / TILE * 2;
+            separate(at + m, ptx_row<float>(w, rows[r]) + lane, ptx_row<float>(w, rows[r + 1]) + lane);
         }
     }
 
@@ -79,18 +167,6 @@ struct accumulator {
         for (int r = 0; r < 2; r++)
             f16_row_nearest(at[r * TILE], ptx_row<uint16_t>(w, rows[r]), TILE * TILE);
     }
-
-    template <class Half, int K> void add_product(const operands<Half, K> &o)
-    {
-        for (int m = 0; m < M; m++) {
-            float sum[N];
-            memcpy(sum, at[m], sizeof sum);
-            for (int k = 0; k < K; k++)
-                for (int n = 0; n < N; n++)
-                    sum[n] = __builtin_fmaf(o.a[m][k], o.b[k][n], sum[n]);
-            memcpy(at[m], sum, sizeof sum);
-        }
-    }
 };
 
 /* Operands: D, A, B, C. */
@@ -101,7 +177,7 @@ template <class Half, int K, bool Sum32> void mma(ptx_lanes &w, const ptx_inst &
     operands<Half, K> o(w, a, b);
     accumulator acc;
     Sum32 ? acc.load_f32(w, c) : acc.load_f16(w, c);
-    acc.add_product(o);
+    multiply<K>(o.a, o.b, acc.at);
     Sum32 ? acc.store_f32(w, d) : acc.store_f16(w, d);
     w.mma_flops += 2ull * M * N * K;
 }

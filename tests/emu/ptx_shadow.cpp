@@ -6,9 +6,9 @@
 
 /* --- the order of threads ----------------------------------------------------------------------------------------- */
 
-void ptx_order::begin_block(uint32_t serial, uint32_t n_warps)
+void ptx_order::begin_block(uint32_t number, uint32_t n_warps)
 {
-    block = serial;
+    block = number;
     n = n_warps;
     seen.assign(static_cast<size_t>(n) * n, 1);
     syncs.resize(n);
@@ -70,6 +70,17 @@ ptx_record *ptx_record_pool::take()
     return chunks[used++].r;
 }
 
+void ptx_renew_granule(ptx_granule &g, uint32_t serial, const ptx_record_pool &pool)
+{
+    if (g.serial < pool.first_serial)
+        g.log = 4;
+    g.serial = serial;
+    if (g.log == 4)
+        g.one = ptx_record();
+    else
+        std::fill(g.parts, g.parts + (PTX_GRANULE >> g.log), ptx_record());
+}
+
 void ptx_split_granule(ptx_granule &g, uint8_t log, ptx_record_pool &pool)
 {
     ptx_record old[PTX_GRANULE];
@@ -101,15 +112,12 @@ void ptx_page::enter(uint32_t to_launch)
 void ptx_global_shadow::begin_launch()
 {
     serial++;
-    pool.reset();
+    pool.reset(serial);
     last_number = ~0ull;
 }
 
-ptx_page &ptx_global_shadow::page(uint64_t addr)
+ptx_page &ptx_global_shadow::look_up(uint64_t number)
 {
-    uint64_t number = addr / PTX_PAGE;
-    if (number == last_number)
-        return *last;
     auto &slot = pages[number];
     if (!slot) {
         slot = std::make_unique<ptx_page>();
