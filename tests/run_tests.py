@@ -2,7 +2,7 @@
 """Runs the test suites and adds them up: run_tests.py [-k NAME] [--list]
 
 ctest runs the unit, kernel and golden tests (CMake knows them); pytest runs the end-to-end tests against the binary in
-build/release, on a real Kafka and a real Redis. With ROUSE_LONG=true the unit and golden tests also run under the address,
+build/release, on a real Kafka and a real Redis, then those of the main job once more on the emulated CUDA driver. With ROUSE_LONG=true the unit and golden tests also run under the address,
 undefined-behaviour and thread sanitizers, and the fuzzers run. The last line is "N passed, N failed".
 """
 import argparse
@@ -70,7 +70,12 @@ def main():
     if not args.unit:
         junit = f"{ROOT}/build/release/pytest.xml"
         argv = [sys.executable, "-m", "pytest", "-q", "--junitxml", junit, "tests/e2e"]
-        outcomes.append(run("end-to-end tests", argv + (["-k", args.select] if args.select else []), junit))
+        select = ["-k", args.select] if args.select else []
+        outcomes.append(run("end-to-end tests", argv + select, junit))
+        junit = f"{ROOT}/build/release/pytest-card.xml"
+        argv = [sys.executable, "-m", "pytest", "-q", "--junitxml", junit, "tests/e2e/test_exactly_once.py",
+                "tests/e2e/test_cold_start.py"]
+        outcomes.append(run("end-to-end tests on the emulated card", argv + select, junit, {"ROUSE_E2E_DEVICE": "cuda"}))
     if os.environ.get("ROUSE_LONG") == "true":
         outcomes += [ctest(preset, args.select, ["-LE", "release-only"]) for preset in ("asan", "ubsan", "tsan")]
         junit = f"{ROOT}/build/fuzz.xml"
