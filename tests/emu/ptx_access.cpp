@@ -517,33 +517,55 @@ void copy_sizes(ptx_warp &w, const ptx_inst &i, ptx_async_copy &c)
     });
 }
 
-/* The global side: n_read bytes a lane, in aligned pieces of one size at a time. */
+/* One piece of as many lanes as need it, behind what they have already. */
+void copy_piece(ptx_warp &w, const ptx_inst &i, ptx_async_copy &c, const addresses &a, unsigned piece,
+                std::array<uint8_t, PTX_LANES> &done)
+{
+    addresses part = a;
+    for (size_t k = 0; k < PTX_LANES; k++)
+        part.at[k] += done[k];
+    places at;
+    access_space(w, i, PTX_GLOBAL, part, piece, false, PTX_ACCESS_PLAIN, at);
+    for_lanes(w.mask, [&](int l) {
+        size_t k = static_cast<size_t>(l);
+        c.from[k] = done[k] ? c.from[k] : at[k];
+        done[k] = static_cast<uint8_t>(done[k] + piece);
+    });
+}
+
+/* The global side: n_read bytes a lane, in aligned pieces of one size at a time. Mostly it is all of them. */
 void copy_sources(ptx_warp &w, const ptx_inst &i, ptx_async_copy &c)
 {
     addresses a = row_addresses(w, i.row[PTX_AT_SOURCE], true, i.offset);
     const uint32_t all = w.mask;
     std::array<uint8_t, PTX_LANES> done = {};
+    uint32_t reading = 0;
+    for (size_t k = 0; k < PTX_LANES; k++)
+        reading |= static_cast<uint32_t>(c.n_read[k] != 0) << k;
+    w.mask = all & reading;
+    check_alignment(w, i, a, i.bytes);
     for (unsigned piece = i.bytes; piece > 0; piece /= 2) {
         w.mask = 0;
-        for_lanes(all, [&](int l) {
-            size_t k = static_cast<size_t>(l);
-            w.mask |= static_cast<uint32_t>(c.n_read[k] - done[k] >= static_cast<int>(piece)) << l;
-        });
-        if (!w.mask)
-            continue;
-        addresses part = a;
         for (size_t k = 0; k < PTX_LANES; k++)
-            part.at[k] += done[k];
-        check_alignment(w, i, a, i.bytes);
-        places at;
-        access_space(w, i, PTX_GLOBAL, part, piece, false, PTX_ACCESS_PLAIN, at);
-        for_lanes(w.mask, [&](int l) {
-            size_t k = static_cast<size_t>(l);
-            c.from[k] = done[k] ? c.from[k] : at[k];
-            done[k] = static_cast<uint8_t>(done[k] + piece);
-        });
+            w.mask |= static_cast<uint32_t>(c.n_read[k] - done[k] >= static_cast<int>(piece)) << k;
+        w.mask &= all;
+        if (w.mask)
+            copy_piece(w, i, c, a, piece, done);
+        if (piece == i.bytes && w.mask == (all & reading))
+            break;
     }
     w.mask = all;
+}
+
+void move_bytes(uint8_t *to, const uint8_t *from, unsigned bytes, unsigned n_read)
+{
+    if (bytes == 16 && n_read == 16) {
+        memcpy(to, from, 16);
+        return;
+    }
+    memset(to, 0, bytes);
+    if (n_read)
+        memcpy(to, from, n_read);
 }
 
 void finish_copy(ptx_warp &w, ptx_async_copy &c, uint32_t lanes)
@@ -552,10 +574,7 @@ void finish_copy(ptx_warp &w, ptx_async_copy &c, uint32_t lanes)
     ptx_accessor who = ptx_accessor_of(w, PTX_ACCESS_PLAIN);
     for_lanes(lanes, [&](int l) {
         size_t k = static_cast<size_t>(l);
-        uint8_t *to = b.shared.data() + c.to[k];
-        if (c.n_read[k])
-            memcpy(to, c.from[k], c.n_read[k]);
-        memset(to + c.n_read[k], 0, static_cast<size_t>(c.bytes - c.n_read[k]));
+        move_bytes(b.shared.data() + c.to[k], c.from[k], c.bytes, c.n_read[k]);
         if (!b.run->options->shadow)
             return;
         who.at(l);
@@ -565,6 +584,17 @@ void finish_copy(ptx_warp &w, ptx_async_copy &c, uint32_t lanes)
             r->write = who.me;
     });
     c.mask &= ~lanes;
+}
+
+/* Lanes whose group is no longer among the last `may_stay` that they committed; negative: all. */
+uint32_t copies_due(const ptx_warp &w, const ptx_async_copy &c, int64_t may_stay)
+{
+    if (may_stay < 0)
+        return c.mask & w.mask;
+    uint32_t due = 0;
+    for (size_t k = 0; k < PTX_LANES; k++)
+        due |= static_cast<uint32_t>(c.group[k] + may_stay < w.committed[k]) << k;
+    return due & c.mask & w.mask;
 }
 
 } // namespace
@@ -664,12 +694,7 @@ void ptx_do_cp_wait(ptx_lanes &lanes, const ptx_inst &i)
     ptx_warp &w = ptx_warp_of(lanes);
     bool left = false;
     for (auto &c : w.copies) {
-        uint32_t due = 0;
-        for_lanes(c.mask & w.mask, [&](int l) {
-            uint64_t may_stay = static_cast<uint64_t>(i.offset), group = c.group[static_cast<size_t>(l)];
-            due |= static_cast<uint32_t>(i.offset < 0 || group + may_stay < w.committed[l]) << l;
-        });
-        finish_copy(w, c, due);
+        finish_copy(w, c, copies_due(w, c, i.offset));
         left |= c.mask != 0;
     }
     if (!left)

@@ -32,13 +32,13 @@ struct ptx_path {
 
 /* cp.async: performed when its thread waits for it, as late as the language allows. */
 struct ptx_async_copy {
-    uint32_t mask; /* lanes whose copy is not done yet */
-    uint32_t inst;
+    uint32_t mask; /* lanes whose copy is not done yet; the others' values below are not set */
     uint8_t bytes;
     std::array<uint32_t, PTX_LANES> to; /* in shared memory */
     std::array<const uint8_t *, PTX_LANES> from;
     std::array<uint8_t, PTX_LANES> n_read; /* the rest of bytes is zero */
     std::array<uint32_t, PTX_LANES> group; /* of its thread */
+    ptx_async_copy() {}                    /* a large thing, often made: not filled first */
 };
 
 enum ptx_warp_state : uint8_t { PTX_READY, PTX_AT_BARRIER, PTX_DONE };
