@@ -577,6 +577,61 @@ static void near_merge(void **state)
         }
 }
 
+/* ---- bytes moved: gates/check_bytes.py reads these lines, and beside them what the emulated driver counted ---- */
+
+/* least: what must come from memory or go to it; requested_most: how many times that the caches may be asked for; shared_bytes: what
+ * is written to and read from shared memory. */
+static void say_least_bytes(const char *kernel, size_t least, double requested_most, size_t shared_bytes)
+{
+    printf("least bytes of %s: %zu, requested at most %g times, %zu wavefronts\n", kernel, least, requested_most,
+           shared_bytes / 128);
+}
+
+/* One row of each head sees 1024 positions: K and V once, the rest is little. */
+static void bytes_of_decode(void **state)
+{
+    (void)state;
+    static const struct run runs[] = {{0, 1023, 1}};
+    for (size_t i = 0; i < COUNT(head_dims); i++) {
+        const uint32_t d = head_dims[i];
+        const struct layout l = layout_of(MODEL_F16, d, runs, COUNT(runs));
+        struct world w = world_new(&l);
+        const size_t kv_bytes = (size_t)l.n_heads * 1024 * 2 * d * sizeof(uint16_t),
+                     row_bytes = l.n_heads * d * sizeof(uint16_t);
+        run_decode_parts(&w);
+        float *o = download(&w.part_o), *ml = download(&w.part_ml);
+        check_parts(&w, o, ml);
+        /* in by cp.async, out by ldmatrix; each warp asks for q */
+        say_least_bytes(kernel_name("decode_f16_d%u", d), kv_bytes + row_bytes, 1.15, 2 * kv_bytes);
+        world_free(&w);
+        free(o);
+        free(ml);
+    }
+}
+
+static void bytes_of_prefill(void **state)
+{
+    (void)state;
+    static const struct run runs[] = {{0, 0, 64}, {0, 64, 64}, {0, 128, 64}, {0, 192, 64}};
+    for (size_t i = 0; i < COUNT(head_dims); i++) {
+        const uint32_t d = head_dims[i], split = cuda_split_positions(d), n_splits = (64 + 128 + 192 + 256) / split;
+        const struct layout l = layout_of(MODEL_F16, d, runs, COUNT(runs));
+        struct world w = world_new(&l);
+        uint16_t *got = run_prefill(&w);
+        check_against_twin(&w, got, "prefill");
+        /* K and V in once and out by each of 4 warps; q in once and out once, or for each split; out in once and out once */
+        const size_t tile_bytes = 64 * d * sizeof(uint16_t), split_bytes = 2 * split * d * sizeof(uint16_t);
+        const size_t shared_bytes =
+            n_splits * split_bytes * 5 + 4 * tile_bytes * 3 + (d > 128 ? n_splits : 4) * tile_bytes;
+        const double requested =
+            (2.5 * 2 + 2) / 4; /* K and V of 640 positions for 256, q and out once; and numbers of KV blocks */
+        say_least_bytes(kernel_name("prefill_f16_d%u", d), (size_t)l.n_heads * 256 * 4 * d * sizeof(uint16_t),
+                        requested + 0.1, l.n_heads * shared_bytes);
+        free(got);
+        world_free(&w);
+    }
+}
+
 /* ---- caches of more than 2^31 halves ---- */
 
 /* 40 heads of 128: a KV block has 320 KiB, and these block numbers lie on both sides of 2^31 and 2^32 halves. */
@@ -730,6 +785,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(near_prefill_of_extreme_scores),
         cmocka_unit_test(near_decode_parts),
         cmocka_unit_test(near_merge),
+        cmocka_unit_test(bytes_of_decode),
+        cmocka_unit_test(bytes_of_prefill),
         cmocka_unit_test(same_by_decode_as_by_prefill),
         cmocka_unit_test(same_in_other_chunks_and_blocks),
         cmocka_unit_test(same_in_a_large_cache),
