@@ -17,9 +17,10 @@ import tempfile
 from suite import ROOT
 from suite_tools import CACHE, SANITIZER, cached, install
 
-SOURCES = ["tests/gpu", "tests/golden", "tests/data", "models/oracle", "bench/run_bench.py", "tools/make_model.py"]
-PROGRAMS = ["bin/rouse", "bin/bench_cuda", "bin/bench_checkpoint", "bin/limits", "bin/record_kernels", "tests/test_cuda_*"]
-OTHERS = ["tests/emu/lib*.so*", "kernels/kernels.ptx", "golden-models"]
+SOURCES = ["tests/gpu", "tests/golden", "tests/data", "models/oracle", "tests/emu/selftest/bugs_test.cpp", "bench/run_bench.py", "tools/make_model.py"]
+PROGRAMS = ["bin/rouse", "bin/bench_cuda", "bin/bench_checkpoint", "bin/limits", "bin/record_kernels", "bin/planted_bugs",
+            "tests/test_cuda_*"]
+OTHERS = ["tests/emu/lib*.so*", "tests/emu/selftest/bugs.ptx", "kernels/kernels.ptx", "golden-models"]
 C_LIBRARY = re.compile(r"^(ld-linux|lib(c|m|dl|rt|pthread)\.so)")
 RUN = '#!/bin/sh\nhere=$(dirname "$(readlink -f "$0")")\nexec python3 "$here/tests/gpu/run_gpu.py" "$@"\n'
 

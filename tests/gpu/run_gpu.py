@@ -20,6 +20,7 @@ import sys
 import tarfile
 
 import suite_correctness
+import suite_planted
 import suite_speed
 import suite_tools
 from suite import ROOT, Red, Suite, find_card
@@ -62,7 +63,8 @@ def record(suite):
             r.pop(key)
 
 
-PARTS = {"sanitizer": suite_tools.sanitizer, "profilers": suite_tools.profilers, "speed": suite_speed.run}
+PARTS = {"sanitizer": suite_tools.sanitizer, "profilers": suite_tools.profilers, "speed": suite_speed.run,
+         "planted": suite_planted.run}
 
 
 def run_parts(suite, only):

@@ -80,12 +80,17 @@ def verdict(suite, name, code, text, log, seconds):
     return True
 
 
+def compute_sanitizer(suite):
+    """The installed one, or PyPI's; None."""
+    folder = None if shutil.which("compute-sanitizer") else fetch(suite, SANITIZER)
+    return os.path.join(folder, "nvidia", "cu13", "bin", "compute-sanitizer") if folder else shutil.which("compute-sanitizer")
+
+
 def sanitizer(suite):
     part = "sanitizer"
     if suite.emulated:
         return suite.skipped(part, "compute-sanitizer", "it watches a card; the emulated driver checks bounds, races and barriers itself")
-    folder = fetch(suite, SANITIZER)
-    tool = shutil.which("compute-sanitizer") or (folder and os.path.join(folder, "nvidia", "cu13", "bin", "compute-sanitizer"))
+    tool = compute_sanitizer(suite)
     if not tool:
         return suite.skipped(part, "compute-sanitizer", f"neither installed nor to be fetched ({SANITIZER})")
     kernels = os.path.join(suite.work, "kernels-sanitized")
