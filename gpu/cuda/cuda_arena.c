@@ -3,9 +3,9 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* Where the first arena of a process would like to lie: far from what the kernel and the driver hand out by themselves. Only a
- * wish; snapshots hold offsets. */
-#define ADDRESS_HINT ((CUdeviceptr)0x200000000000u)
+/* Where the first arena of a process would like to lie: below what Linux and the driver hand out by themselves, and where none of
+ * the sanitizers keeps its shadow. Only a wish; snapshots hold offsets. */
+#define ADDRESS_HINT ((CUdeviceptr)0x550000000000u)
 
 /* Enough that an arena is some hundred pieces at most, little enough that one is found in fragmented memory. */
 #define PIECE_BYTES ((uint64_t)512 << 20)
