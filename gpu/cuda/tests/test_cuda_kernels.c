@@ -917,11 +917,9 @@ static double uniform_of(uint64_t seed, uint64_t draw)
     return (double)(((uint64_t)r[0] << 32 | r[1]) >> 11) * 0x1p-53;
 }
 
-/* A logit and a temperature for which a token of logit 0 and one of that logit share [0, 1) at u >= 1/2, as closely as may be: the last
- * bits of e^x and of the sums decide who gets it. */
-static float logit_at_border(double u, uint64_t *seed, float *out_temperature)
+/* A logit and a temperature whose quotient is `want` as closely as may be: the last bits of e^x and of the sums decide then. */
+static float logit_at_border(double want, uint64_t *seed, float *out_temperature)
 {
-    const double want = log(1 / u - 1); /* 1 / (1 + e^want) = u */
     double best = INFINITY;
     float logit = -1;
     for (int i = 0; i < 20000; i++) {
@@ -936,27 +934,41 @@ static float logit_at_border(double u, uint64_t *seed, float *out_temperature)
     return logit;
 }
 
-/* The two in places that are summed up in different ways, all others at -infinity. */
+/* Two tokens, all others at -infinity: the draw falls between them, 1 / (1 + e^want) = u; or, by turns, the second has just min_p of
+ * the first's probability or a bit less, and the draw is its if it is there. */
+static void lottery_border(const struct lottery *l, uint32_t row, uint64_t *seed, uint64_t *draw)
+{
+    const bool by_min_p = row % 4 == 3;
+    const float min_p = 0.3f; /* no power of 2: e^x is more than its exponent */
+    while (uniform_of(row, *draw) <= (by_min_p ? 0.81 : 0.5))
+        ++*draw;
+    const double u = uniform_of(row, *draw);
+    struct cuda_draw how = {.temperature = 1,
+                            .top_k = row % 4 == 2 && l->vocab > 2 ? 2 : 0,
+                            .top_p = row % 4 == 1 ? 0.999f : 1,
+                            .min_p = by_min_p ? min_p : 0,
+                            .seed = row,
+                            .draw = (*draw)++};
+    const float logit = logit_at_border(by_min_p ? log((double)min_p) : log(1 / u - 1), seed, &how.temperature);
+    lottery_fill(l, row, LOGITS_NONE, how, seed);
+    float *logits = (float *)l->logits.host + (size_t)row * l->vocab;
+    const uint32_t first = row / 2 % 2 ? l->vocab - 1 : 0;
+    logits[first] = 0;
+    logits[l->vocab - 1 - first] = logit;
+}
+
+/* The places are summed up in different ways. */
 static void sample_on_the_border(void **state)
 {
     (void)state;
     static const uint32_t vocabs[] = {2, 9, 17};
-    enum { ROWS = 40 };
+    enum { ROWS = 60 };
     uint64_t seed = 11;
     for (size_t v = 0; v < COUNT(vocabs); v++) {
         struct lottery l = lottery_new(vocabs[v], ROWS);
         uint64_t draw = 0;
-        for (uint32_t i = 0; i < ROWS; i++, draw++) {
-            while (uniform_of(i, draw) <= 0.5)
-                draw++;
-            struct cuda_draw how = {.temperature = 1, .top_p = i % 4 == 1 ? 0.999f : 1, .seed = i, .draw = draw};
-            const float logit = logit_at_border(uniform_of(i, draw), &seed, &how.temperature);
-            how.top_k = i % 4 == 2 && vocabs[v] > 2 ? 2 : 0;
-            lottery_fill(&l, i, LOGITS_NONE, how, &seed);
-            float *row = (float *)l.logits.host + (size_t)i * vocabs[v];
-            row[i % 2 ? vocabs[v] - 1 : 0] = 0;
-            row[i % 2 ? 0 : vocabs[v] - 1] = logit;
-        }
+        for (uint32_t i = 0; i < ROWS; i++)
+            lottery_border(&l, i, &seed, &draw);
         lottery_check(&l);
         lottery_free(&l);
     }
