@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ET
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+LONG = os.environ.get("ROUSE_LONG") == "true"
 NO_TESTS = 5  # pytest's exit code when a selection matches nothing
 
 
@@ -73,10 +74,13 @@ def main():
         select = ["-k", args.select] if args.select else []
         outcomes.append(run("end-to-end tests", argv + select, junit))
         junit = f"{ROOT}/build/release/pytest-card.xml"
+        starts = "tests/e2e/test_cold_start.py"
+        some = ["test_first_start_builds_next_restores", "test_truncated_snapshot_is_refused_and_rebuilt",
+                "test_worker_restores_with_the_directory_gone"]
         argv = [sys.executable, "-m", "pytest", "-q", "--junitxml", junit, "tests/e2e/test_exactly_once.py",
-                "tests/e2e/test_cold_start.py"]
+                *([starts] if LONG else [f"{starts}::{name}" for name in some])]
         outcomes.append(run("end-to-end tests on the emulated card", argv + select, junit, {"ROUSE_E2E_DEVICE": "cuda"}))
-    if os.environ.get("ROUSE_LONG") == "true":
+    if LONG:
         outcomes += [ctest(preset, args.select, ["-LE", "release-only"]) for preset in ("asan", "ubsan", "tsan")]
         junit = f"{ROOT}/build/fuzz.xml"
         outcomes.append(run("fuzzers", [sys.executable, "tests/run_fuzzers.py", "--junit", junit], junit))
