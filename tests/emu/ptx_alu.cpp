@@ -672,10 +672,16 @@ struct f_copysign {
 
 /* --- approximations: the value rounded to f32 once, then moved by at most jitter_ulps ------------------------------- */
 
+/* Where 2^x is neither infinite nor zero in f32, and a little more. */
+inline float exp2_range(float x)
+{
+    x = x > 200 ? 200 : x;
+    return x < -200 ? -200 : x;
+}
+
 /* 2^x in double: x = n + f, e^(f ln 2) by its series up to f^11, below 2^-50 of the value. */
 inline double exp2_close(double x)
 {
-    x = x > 1000 ? 1000 : x < -1000 ? -1000 : x;
     const double shift = 0x1.8p52;
     double shifted = x + shift, n = shifted - shift, f = (x - n) * 0x1.62e42fefa39efp-1;
     double sum = 1.0 / 39916800;
@@ -699,7 +705,7 @@ inline double exp2_close(double x)
 }
 
 struct approx_ex2 {
-    static float of(float a) { return static_cast<float>(exp2_close(a)); }
+    static float of(float a) { return static_cast<float>(exp2_close(exp2_range(a))); }
 };
 struct approx_lg2 {
     static float of(float a) { return static_cast<float>(__builtin_log2(a)); }
@@ -764,13 +770,13 @@ template <class Op, bool Ftz> void approx1(ptx_lanes &w, const ptx_inst &i)
     jitter_row(w, i.row[0]);
 }
 
-/* In three loops, or the compiler sees branches where the exponent is clamped. */
+/* In three loops: the compiler makes vectors of neither clamps nor conversions together with the series. */
 template <bool Ftz> void approx_ex2_row(ptx_lanes &w, const ptx_inst &i)
 {
     const float *a = ptx_row<float>(w, i.row[1]);
     double x[PTX_LANES];
     for (int l = 0; l < PTX_LANES; l++)
-        x[l] = flush<Ftz>(a[l]);
+        x[l] = exp2_range(flush<Ftz>(a[l]));
 #pragma GCC ivdep
     for (int l = 0; l < PTX_LANES; l++)
         x[l] = exp2_close(x[l]);

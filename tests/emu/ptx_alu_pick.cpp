@@ -1,4 +1,5 @@
-/* ptx_alu_pick - which of the three compilations of the arithmetic this processor gets. */
+/* ptx_alu_pick - which of the two compilations of the arithmetic this processor gets. EMU_GENERIC=1 takes the plain one. */
+#include <cstdlib>
 #include <unordered_map>
 
 #include "ptx_lanes.h"
@@ -18,13 +19,12 @@ struct picked {
 
     picked()
     {
-        bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-        bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-        ptx_alu_table t = avx512 ? ptx_avx512::alu_table() : avx2 ? ptx_avx2::alu_table() : ptx_generic::alu_table();
+        bool avx2 = !getenv("EMU_GENERIC") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi2");
+        ptx_alu_table t = avx2 ? ptx_avx2::alu_table() : ptx_generic::alu_table();
         cvt = t.cvt;
         add(t);
-        add(avx512 ? ptx_avx512::mma_table() : avx2 ? ptx_avx2::mma_table() : ptx_generic::mma_table());
+        add(avx2 ? ptx_avx2::mma_table() : ptx_generic::mma_table());
     }
 };
 

@@ -1,7 +1,7 @@
 /* ptx_lanes - what a handler of pure arithmetic sees of a warp, and the table of such handlers.
  *
- * The handlers are compiled three times, for x86-64, for AVX2 and for AVX-512; ptx_alu_find takes the best that this
- * processor has. Their files hold no library templates: the linker would keep one instance for all three. */
+ * The handlers are compiled twice, for any x86-64 of the last decade and for AVX2; ptx_alu_find takes the best that this
+ * processor has. Their files hold no library templates: the linker would keep one instance for both. */
 #ifndef ROUSE_EMU_PTX_LANES_H
 #define ROUSE_EMU_PTX_LANES_H
 
@@ -52,10 +52,4 @@ namespace ptx_avx2
 ptx_alu_table alu_table();
 ptx_alu_table mma_table();
 } // namespace ptx_avx2
-namespace ptx_avx512
-{
-ptx_alu_table alu_table();
-ptx_alu_table mma_table();
-} // namespace ptx_avx512
-
 #endif
