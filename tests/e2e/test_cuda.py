@@ -249,3 +249,32 @@ def test_an_idle_worker_gives_its_memory_back_and_wakes_with_the_same_answers(tm
     worker.terminate()
     n = calls_of(calls)
     assert n["cuMemUnmap"] >= 2 and n["cuMemCreate"] == n["cuMemRelease"], n
+
+
+@pytest.mark.parametrize("name,code,dies", [("cuGraphLaunch", 700, True), ("cuEventSynchronize", 719, True), ("cuGraphLaunch", 2, False),
+                                            ("cuMemcpyHtoDAsync_v2", 2, False)])
+def test_a_failing_device_loses_no_batch(topics, start_worker, reader, cuda_store, name, code, dies):
+    """A fault in the middle of the work: one that a card recovers from costs a step; one that it does not ends the worker, and the
+    next one answers what was left. Each prompt is answered once, as if nothing had been."""
+    prompts = [{"id": f"p{i}", "text": t, "max_tokens": 5} for i, t in enumerate(("Behold", "Woe unto", "The king", "Let us"))]
+    batches = [{"v": 1, "batch_id": f"b{i}", "prompts": prompts} for i in range(6)]
+    nth = {"cuGraphLaunch": 4, "cuEventSynchronize": 7, "cuMemcpyHtoDAsync_v2": 11}[name]  # a start makes 1, 3, 7 of them
+    first = start_worker(*CUDA, store=cuda_store[0], env=cuda_env(strict=0, fail_name=f"{name}:{nth}:{code}"))
+    topics.produce_batches(batches)
+    out = reader(topics.completions)
+    if dies:
+        assert first.process.wait(120) in (1, 4), first.log()[-2000:]
+        assert "CUDA_ERROR" in first.log() and "forward step failed" in first.log()
+        start_worker(*CUDA, store=cuda_store[0], env=cuda_env())
+    out.read(24, seconds=180)
+    seen = [(c["batch_id"], c["id"]) for c in out.values()]
+    assert sorted(seen) == sorted((b["batch_id"], p["id"]) for b in batches for p in prompts)
+    calm, _ = generate(cuda_store[0], prompts, *CUDA, env=cuda_env())
+    for c in out.values():
+        assert (c["tokens"], c["finish_reason"]) == (calm[c["id"]]["tokens"], "length"), c
+    if not dies:
+        assert "forward step failed" in first.log()
+        first.terminate()
+    dead = reader(topics.dead)
+    dead.settle(2)
+    assert dead.messages == []
