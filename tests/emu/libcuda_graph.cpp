@@ -22,7 +22,6 @@ struct CUgraphNode_st {
 };
 
 struct CUgraph_st {
-    bool alive = true;
     std::vector<CUgraphNode> nodes;
 };
 
@@ -33,7 +32,6 @@ struct exec_node {
 };
 
 struct CUgraphExec_st {
-    bool alive = true;
     std::vector<exec_node> nodes;
     std::shared_ptr<const std::vector<std::vector<bool>>> before;
     op_ref last_end; /* a graph does not run twice at once */
@@ -211,7 +209,6 @@ static void graph_free(CUgraph graph)
     for (CUgraphNode n : graph->nodes)
         state().nodes.erase(n);
     state().graphs.erase(graph);
-    graph->alive = false;
 }
 
 static void capture_end(const std::shared_ptr<capture> &c)
@@ -641,7 +638,6 @@ CUresult cuGraphExecDestroy(CUgraphExec hGraphExec)
     if (rc != CUDA_SUCCESS)
         return rc;
     state().execs.erase(hGraphExec);
-    hGraphExec->alive = false;
     hGraphExec->nodes.clear();
     return CUDA_SUCCESS;
 }

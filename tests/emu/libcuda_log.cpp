@@ -370,7 +370,7 @@ static void report_leaks()
 {
     if (!emu_leaks_count())
         return;
-    work_report_leaks();
+    stream_report_leaks();
     graph_report_leaks();
     module_report_leaks();
     memory_report_leaks();

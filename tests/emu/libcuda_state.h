@@ -3,8 +3,9 @@
  *   log       settings from the environment, misuse reports, failing on request, what is left at exit
  *   clock     virtual time of links and the disk
  *   threads   virtual time of threads; what stands before libc's functions when this library is preloaded
- *   memory    addresses, allocations, pinned host memory, protection of what is in flight
- *   work      operations: streams, events, order, races between streams, running them late or at random
+ *   memory    addresses and allocations; vmm: virtual memory management; pinned: host memory, and protecting it in flight
+ *   work      operations: their order, races between them, running them late or at random
+ *   stream    streams and events; copy: what is submitted to them, but for launches
  *   graph     capture, graphs
  *   module    PTX, launches
  *   device    initialisation, the device, contexts, names
@@ -130,6 +131,9 @@ bool memory_find(uint64_t address, ptx_range *out, std::string *why);
 /* The whole of [address, address + bytes) is there. Otherwise *why. */
 bool memory_check(uint64_t address, uint64_t bytes, bool write, std::string *why);
 
+/* Reports by the name that `why` begins with, otherwise by the one given. */
+void memory_report(const char *otherwise, const std::string &why, const std::string &what);
+
 enum class host_kind { pageable, pinned, mixed };
 host_kind memory_host_kind(uint64_t address, uint64_t bytes);
 /* Where the driver itself reads and writes pinned memory, whatever the program's view of it is protected against. */
@@ -216,8 +220,7 @@ struct capture;
 
 struct CUstream_st {
     uint32_t id = 0;
-    bool alive = true, legacy = false, blocking = true;
-    int priority = 0;
+    bool legacy = false, blocking = true;
     op_ref tail;
     order_clock tail_clock;
     uint64_t sequence = 0;
@@ -226,14 +229,17 @@ struct CUstream_st {
 };
 
 struct CUevent_st {
-    bool alive = true, timing = true, blocking = false;
+    bool timing = true;
     op_ref recorded;
-    uint32_t stream = 0;
     std::shared_ptr<capture> captured;
     std::set<CUgraphNode> captured_nodes;
 };
 
 CUresult stream_of(CUstream handle, CUstream *out); /* legacy and per-thread handles resolved */
+CUstream stream_legacy();
+std::vector<CUstream> streams_all(); /* but the legacy one; destroyed ones are among them, for their work goes on */
+uint32_t stream_new_id();
+void stream_report_leaks();
 /* Fills j in from its target, source and bytes; refuses addresses that are not there. */
 CUresult copy_job(const char *call, job *j);
 job fill_job(const char *call, CUdeviceptr target, uint32_t pattern, uint32_t pattern_bytes, uint64_t n);
@@ -250,8 +256,10 @@ void work_finish(); /* the same, as an order between all that was and all that c
 bool work_touches(uint64_t address, uint64_t bytes,
                   std::string *what); /* something in flight that the program has not waited for */
 uint64_t work_random();
-void work_report_leaks();
-CUresult work_fault(); /* the sticky one */
+/* A copy from the host that happens now, whatever is in flight. */
+CUresult work_write_now(job &&j, const void *from);
+void work_run_now_and_then(); /* in random order: something that could run, or nothing */
+CUresult work_fault();        /* the sticky one */
 void work_set_fault(CUresult code);
 /* The part of [*begin, *end) around address that the running kernel may touch: other streams' copies cut it. */
 bool work_cut_hazards(uint64_t address, ptx_range *range, std::string *why);

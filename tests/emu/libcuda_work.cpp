@@ -15,11 +15,6 @@
 #include "libcuda_state.h"
 
 struct work_state {
-    std::unordered_set<CUstream> streams;
-    std::vector<CUstream> dead_streams;
-    std::unordered_set<CUevent> events;
-    CUstream_st legacy;
-    uint32_t next_stream = 1;
     std::vector<op_ref> pending; /* not run */
     std::vector<op_ref> history; /* touches known bytes, and something may still race with it */
     std::vector<op_ref> unknown; /* not known to the program to have ended */
@@ -36,14 +31,11 @@ static work_state &work()
 {
     static work_state *state = [] {
         auto *w = new work_state;
-        w->legacy.legacy = true;
         w->random = settings().seed * 2 + 1;
         return w;
     }();
     return *state;
 }
-
-static thread_local CUstream_st *per_thread_stream;
 
 /* --- order ------------------------------------------------------------------------------------------------------------- */
 
@@ -235,15 +227,6 @@ void work_set_fault(CUresult code)
         work().fault = code;
 }
 
-static void report_place(const char *otherwise, const std::string &why, const std::string &what)
-{
-    size_t colon = why.find(": ");
-    if (colon == std::string::npos)
-        misuse(otherwise, "%s: %s", what.c_str(), why.c_str());
-    else
-        misuse(why.substr(0, colon).c_str(), "%s: %s", what.c_str(), why.substr(colon + 2).c_str());
-}
-
 /* Calls fn with the pieces of device memory that make up the range; a hole is a fault that ends the context. */
 static bool each_piece(uint64_t address, uint64_t bytes, bool write, const std::string &what,
                        const std::function<void(uint8_t *, uint64_t)> &fn)
@@ -251,7 +234,7 @@ static bool each_piece(uint64_t address, uint64_t bytes, bool write, const std::
     while (bytes > 0) {
         place p = memory_place(address, write);
         if (!p.host) {
-            report_place("illegal-address", p.why, what);
+            memory_report("illegal-address", p.why, what);
             work_set_fault(CUDA_ERROR_ILLEGAL_ADDRESS);
             return false;
         }
@@ -272,7 +255,7 @@ void *emu_resolve(uint64_t address, uint64_t bytes, bool write)
                           ? text_of("out-of-bounds: %llu bytes from 0x%llx, where %llu are", (unsigned long long)bytes,
                                     (unsigned long long)address, (unsigned long long)p.bytes)
                           : p.why;
-    report_place("illegal-address", why, "a library's matrix");
+    memory_report("illegal-address", why, "a library's matrix");
     work_set_fault(CUDA_ERROR_ILLEGAL_ADDRESS);
     return nullptr;
 }
@@ -498,11 +481,9 @@ void work_run_all()
 CUresult work_wait_all()
 {
     work_run_all();
-    std::vector<CUstream> all = work().dead_streams;
-    all.insert(all.end(), work().streams.begin(), work().streams.end());
-    for (CUstream s : all)
+    for (CUstream s : streams_all())
         work_wait(s->tail);
-    return work_wait(work().legacy.tail);
+    return work_wait(stream_legacy()->tail);
 }
 
 /* A host function may be all that another thread waits for: it runs some time, whether or not the driver is called again. */
@@ -621,7 +602,7 @@ static void enter_books(const op_ref &o)
         helper_start();
 }
 
-static void run_now_and_then()
+void work_run_now_and_then()
 {
     while (settings().random_order && work_random() % 3 == 0 && run_some_ready()) {
     }
@@ -636,21 +617,18 @@ op_ref work_push(CUstream stream, job &&j, const std::vector<op_ref> &more_after
     o->clock.join(w.host);
     depend(o, stream->tail);
     if (stream->legacy) {
-        for (CUstream s : w.streams)
-            if (s->blocking)
-                depend(o, s->tail);
-        for (CUstream s : w.dead_streams)
+        for (CUstream s : streams_all())
             if (s->blocking)
                 depend(o, s->tail);
     } else if (stream->blocking) {
-        depend(o, w.legacy.tail);
+        depend(o, stream_legacy()->tail);
     }
     for (const op_ref &before : more_after)
         depend(o, before);
     o->sequence = ++stream->sequence;
     enter_books(o);
     stream->tail = o;
-    run_now_and_then();
+    work_run_now_and_then();
     return o;
 }
 
@@ -714,143 +692,11 @@ int emu_enqueue(void *handle, const struct emu_work *from)
     return rc;
 }
 
-/* --- copies and fills ---------------------------------------------------------------------------------------------------------- */
-
-/* Host memory that a copy names: on the device's side of the fence, or half pinned, it is refused. */
-static CUresult classify_host(const char *call, uint64_t address, uint64_t bytes, bool *out_pinned)
-{
-    if (memory_is_device(address)) {
-        misuse("device-pointer-as-host", "%s: 0x%llx is an address of the device", call, (unsigned long long)address);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    host_kind kind = memory_host_kind(address, bytes);
-    if (kind == host_kind::mixed) {
-        misuse("half-pinned", "%s: of the %llu bytes at 0x%llx only some are pinned", call, (unsigned long long)bytes,
-               (unsigned long long)address);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    *out_pinned = kind == host_kind::pinned;
-    return CUDA_SUCCESS;
-}
-
-/* The real driver looks addresses up at the call, and refuses those that it does not know. */
-static CUresult classify_device(const std::string &what, uint64_t address, uint64_t bytes, bool write)
-{
-    std::string why;
-    if (memory_check(address, bytes, write, &why))
-        return CUDA_SUCCESS;
-    report_place("illegal-address", why, what);
-    return CUDA_ERROR_INVALID_VALUE;
-}
-
-CUresult copy_job(const char *call, job *j)
-{
-    j->kind = job_kind::copy;
-    j->what = text_of("%s(0x%llx, 0x%llx, %llu)", call, (unsigned long long)j->target, (unsigned long long)j->source,
-                      (unsigned long long)j->bytes);
-    CUresult rc = CUDA_SUCCESS;
-    if (j->source_host)
-        rc = classify_host(call, j->source, j->bytes, &j->source_pinned);
-    if (rc == CUDA_SUCCESS && j->target_host)
-        rc = classify_host(call, j->target, j->bytes, &j->target_pinned);
-    if (rc == CUDA_SUCCESS && !j->source_host)
-        rc = classify_device(j->what, j->source, j->bytes, false);
-    if (rc == CUDA_SUCCESS && !j->target_host)
-        rc = classify_device(j->what, j->target, j->bytes, true);
-    j->link = j->source_host ? LINK_IN : j->target_host ? LINK_OUT : LINK_COMPUTE;
-    if (!j->source_host || j->source_pinned)
-        j->spans.push_back({j->source, j->bytes, false});
-    if (!j->target_host || j->target_pinned)
-        j->spans.push_back({j->target, j->bytes, true});
-    return rc;
-}
-
-/* Pageable memory is read at the call, and written before the call returns. */
-static CUresult copy_async(const char *call, job &&j, CUstream handle)
-{
-    CUstream stream;
-    CUresult rc = stream_of(handle, &stream);
-    if (rc == CUDA_SUCCESS && j.bytes > 0)
-        rc = copy_job(call, &j);
-    if (rc != CUDA_SUCCESS || j.bytes == 0)
-        return rc;
-    bool pageable_target = j.target_host && !j.target_pinned;
-    bool pageable_source = j.source_host && !j.source_pinned;
-    if (capture_active(stream) && (pageable_source || pageable_target)) {
-        misuse("pageable-in-capture", "%s: host memory of a graph's copy must stay where it is, so pin it",
-               j.what.c_str());
-        pageable_source = pageable_target = false;
-    }
-    if (pageable_source)
-        j.staged = std::make_shared<std::vector<uint8_t>>((uint8_t *)j.source, (uint8_t *)j.source + j.bytes);
-    op_ref o;
-    rc = work_submit(stream, std::move(j), &o);
-    return rc == CUDA_SUCCESS && pageable_target ? work_wait(o) : rc;
-}
-
-static CUresult copy_now(const char *call, job &&j)
-{
-    if (j.bytes == 0)
-        return CUDA_SUCCESS;
-    CUresult rc = copy_job(call, &j);
-    op_ref o;
-    if (rc == CUDA_SUCCESS)
-        rc = work_submit(&work().legacy, std::move(j), &o);
-    return rc == CUDA_SUCCESS ? work_wait(o) : rc;
-}
-
-static job copy_of(CUdeviceptr target, bool target_host, CUdeviceptr source, bool source_host, size_t bytes)
-{
-    job j;
-    j.target = target;
-    j.target_host = target_host;
-    j.source = source;
-    j.source_host = source_host;
-    j.bytes = bytes;
-    return j;
-}
-
-CUresult cuMemcpyHtoDAsync(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount, CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return copy_async(__func__, copy_of(dstDevice, false, (CUdeviceptr)srcHost, true, ByteCount), hStream);
-}
-
-CUresult cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return copy_async(__func__, copy_of((CUdeviceptr)dstHost, true, srcDevice, false, ByteCount), hStream);
-}
-
-CUresult cuMemcpyDtoDAsync(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount, CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return copy_async(__func__, copy_of(dstDevice, false, srcDevice, false, ByteCount), hStream);
-}
-
-CUresult cuMemcpyHtoD(CUdeviceptr dstDevice, const void *srcHost, size_t ByteCount)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
-    return copy_now(__func__, copy_of(dstDevice, false, (CUdeviceptr)srcHost, true, ByteCount));
-}
-
-CUresult cuMemcpyDtoH(void *dstHost, CUdeviceptr srcDevice, size_t ByteCount)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
-    return copy_now(__func__, copy_of((CUdeviceptr)dstHost, true, srcDevice, false, ByteCount));
-}
-
-CUresult cuMemcpyDtoD(CUdeviceptr dstDevice, CUdeviceptr srcDevice, size_t ByteCount)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
-    return copy_now(__func__, copy_of(dstDevice, false, srcDevice, false, ByteCount));
-}
-
-static CUresult write_now(job &&j, const void *from)
+CUresult work_write_now(job &&j, const void *from)
 {
     static CUstream_st *nobodys = [] {
         auto *s = new CUstream_st;
-        s->id = work().next_stream++;
+        s->id = stream_new_id();
         return s;
     }();
     work_state &w = work();
@@ -869,388 +715,4 @@ static CUresult write_now(job &&j, const void *from)
     o->known_tick = w.tick;
     w.history.push_back(o);
     return w.fault;
-}
-
-int emu_write_now(uint64_t device, const void *from, uint64_t bytes, double since)
-{
-    lock_enter();
-    job j;
-    j.kind = job_kind::copy;
-    j.what =
-        text_of("a read of %llu bytes from a file to 0x%llx", (unsigned long long)bytes, (unsigned long long)device);
-    j.target = device;
-    j.bytes = bytes;
-    j.spans = {{device, bytes, true}};
-    CUresult rc = work().fault != CUDA_SUCCESS ? work().fault : write_now(std::move(j), from);
-    thread_advance(link_take(LINK_IN, since, link_ns(bytes), bytes));
-    lock_leave();
-    thread_take_turn();
-    return rc;
-}
-
-bool emu_is_device(uint64_t address, uint64_t bytes)
-{
-    std::string why;
-    lock_enter();
-    bool is = memory_is_device(address) && memory_check(address, bytes, true, &why);
-    lock_leave();
-    return is;
-}
-
-double emu_time()
-{
-    return thread_now();
-}
-
-job fill_job(const char *call, CUdeviceptr target, uint32_t pattern, uint32_t pattern_bytes, uint64_t n)
-{
-    job j;
-    j.kind = job_kind::fill;
-    j.link = LINK_COMPUTE;
-    j.what = text_of("%s(0x%llx, 0x%x, %llu)", call, target, pattern, (unsigned long long)n);
-    j.target = target;
-    j.bytes = n * pattern_bytes;
-    j.pattern = pattern;
-    j.pattern_bytes = pattern_bytes;
-    j.spans = {{target, j.bytes, true}};
-    return j;
-}
-
-static CUresult fill_async(const char *call, CUdeviceptr target, uint32_t pattern, uint32_t pattern_bytes, uint64_t n,
-                           CUstream handle, bool wait)
-{
-    CUstream stream;
-    CUresult rc = stream_of(handle, &stream);
-    if (rc != CUDA_SUCCESS || n == 0)
-        return rc;
-    job j = fill_job(call, target, pattern, pattern_bytes, n);
-    if (target % pattern_bytes != 0) {
-        misuse("misaligned", "%s", j.what.c_str());
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    rc = classify_device(j.what, target, j.bytes, true);
-    op_ref o;
-    if (rc == CUDA_SUCCESS)
-        rc = work_submit(stream, std::move(j), &o);
-    return rc == CUDA_SUCCESS && wait ? work_wait(o) : rc;
-}
-
-CUresult cuMemsetD8(CUdeviceptr dstDevice, unsigned char uc, size_t N)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
-    return fill_async(__func__, dstDevice, uc, 1, N, nullptr, true);
-}
-
-CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return fill_async(__func__, dstDevice, uc, 1, N, hStream, false);
-}
-
-CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return fill_async(__func__, dstDevice, ui, 4, N, hStream, false);
-}
-
-CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUstream stream;
-    CUresult rc = stream_of(hStream, &stream);
-    if (rc != CUDA_SUCCESS || !fn)
-        return rc != CUDA_SUCCESS ? rc : CUDA_ERROR_INVALID_VALUE;
-    job j;
-    j.kind = job_kind::host;
-    j.what = "cuLaunchHostFunc";
-    j.host_function = fn;
-    j.host_data = userData;
-    return work_submit(stream, std::move(j));
-}
-
-/* --- streams ------------------------------------------------------------------------------------------------------------------- */
-
-static CUstream stream_new(bool blocking, int priority)
-{
-    work_state &w = work();
-    auto *s = new CUstream_st;
-    s->id = w.next_stream++;
-    s->blocking = blocking;
-    s->priority = priority;
-    w.streams.insert(s);
-    return s;
-}
-
-CUresult stream_of(CUstream handle, CUstream *out)
-{
-    work_state &w = work();
-    if (handle == nullptr || handle == CU_STREAM_LEGACY) {
-        *out = &w.legacy;
-        return CUDA_SUCCESS;
-    }
-    if (handle == CU_STREAM_PER_THREAD) {
-        if (!per_thread_stream)
-            per_thread_stream = stream_new(true, 0);
-        *out = per_thread_stream;
-        return CUDA_SUCCESS;
-    }
-    if (w.streams.count(handle)) {
-        *out = handle;
-        return CUDA_SUCCESS;
-    }
-    bool dead = std::find(w.dead_streams.begin(), w.dead_streams.end(), handle) != w.dead_streams.end();
-    misuse("stale-handle", "stream %p %s", (void *)handle, dead ? "was destroyed" : "was never created");
-    return CUDA_ERROR_INVALID_HANDLE;
-}
-
-static CUresult stream_create(CUstream *out, unsigned flags, int priority)
-{
-    if (!out || flags > CU_STREAM_NON_BLOCKING) {
-        misuse("invalid-value", "a stream with flags 0x%x", flags);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    *out = stream_new(flags != CU_STREAM_NON_BLOCKING, priority);
-    return CUDA_SUCCESS;
-}
-
-CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return stream_create(phStream, Flags, 0);
-}
-
-CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return stream_create(phStream, flags, priority);
-}
-
-CUresult cuStreamDestroy(CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    work_state &w = work();
-    if (!w.streams.count(hStream)) {
-        misuse("stale-handle", "cuStreamDestroy(%p): not a stream, or destroyed before", (void *)hStream);
-        return CUDA_ERROR_INVALID_HANDLE;
-    }
-    capture_kill(hStream, "cuStreamDestroy");
-    hStream->alive = false;
-    w.streams.erase(hStream);
-    w.dead_streams.push_back(hStream);
-    return CUDA_SUCCESS;
-}
-
-CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    if (leastPriority)
-        *leastPriority = 0;
-    if (greatestPriority)
-        *greatestPriority = -5;
-    return CUDA_SUCCESS;
-}
-
-/* Everything that a stream's end must wait for; of the legacy stream: the tails of all blocking ones. */
-static CUresult wait_stream(CUstream stream)
-{
-    if (stream->legacy) {
-        std::vector<CUstream> all(work().streams.begin(), work().streams.end());
-        for (CUstream s : all)
-            if (s->blocking)
-                work_wait(s->tail);
-    }
-    work_wait(stream->tail);
-    return work().fault;
-}
-
-CUresult cuStreamSynchronize(CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUstream stream;
-    CUresult rc = stream_of(hStream, &stream);
-    if (rc == CUDA_SUCCESS && capture_active(stream)) {
-        capture_kill(stream, __func__);
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    }
-    if (rc == CUDA_SUCCESS)
-        rc = capture_refuse_unsafe(__func__);
-    return rc == CUDA_SUCCESS ? wait_stream(stream) : rc;
-}
-
-CUresult cuCtxSynchronize(void)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT | UNSAFE_IN_CAPTURE);
-    return work_wait_all();
-}
-
-/* Twice not ready, then done: polling ends, and nobody can count on the first answer. */
-static CUresult query(const op_ref &target)
-{
-    if (!target)
-        return work().fault;
-    if (target->n_queries++ < 2 && !target->known) {
-        run_now_and_then();
-        return work().fault != CUDA_SUCCESS ? work().fault : CUDA_ERROR_NOT_READY;
-    }
-    return work_wait(target);
-}
-
-CUresult cuStreamQuery(CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUstream stream;
-    CUresult rc = stream_of(hStream, &stream);
-    if (rc == CUDA_SUCCESS && capture_active(stream)) {
-        capture_kill(stream, __func__);
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    }
-    if (rc == CUDA_SUCCESS)
-        rc = capture_refuse_unsafe(__func__);
-    return rc == CUDA_SUCCESS ? query(stream->tail) : rc;
-}
-
-/* --- events -------------------------------------------------------------------------------------------------------------------- */
-
-static CUresult event_of(CUevent event, const char *call)
-{
-    if (work().events.count(event))
-        return CUDA_SUCCESS;
-    misuse("stale-handle", "%s: event %p was destroyed, or never created", call, (void *)event);
-    return CUDA_ERROR_INVALID_HANDLE;
-}
-
-CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    if (!phEvent || Flags & ~(unsigned)(CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING)) {
-        misuse("invalid-value", "cuEventCreate: flags 0x%x", Flags);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    auto *e = new CUevent_st;
-    e->timing = !(Flags & CU_EVENT_DISABLE_TIMING);
-    work().events.insert(e);
-    *phEvent = e;
-    return CUDA_SUCCESS;
-}
-
-CUresult cuEventDestroy(CUevent hEvent)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUresult rc = event_of(hEvent, __func__);
-    if (rc != CUDA_SUCCESS)
-        return rc;
-    work().events.erase(hEvent);
-    hEvent->alive = false;
-    hEvent->recorded.reset();
-    return CUDA_SUCCESS;
-}
-
-static CUresult event_record(CUevent event, CUstream handle, const char *call)
-{
-    CUstream stream;
-    CUresult rc = event_of(event, call);
-    if (rc == CUDA_SUCCESS)
-        rc = stream_of(handle, &stream);
-    if (rc == CUDA_SUCCESS)
-        rc = capture_refuse_legacy(stream, call);
-    if (rc != CUDA_SUCCESS)
-        return rc;
-    if (capture_active(stream)) {
-        event->captured = stream->capturing;
-        event->captured_nodes = stream->capture_tail;
-        return CUDA_SUCCESS;
-    }
-    event->captured.reset();
-    event->captured_nodes.clear();
-    job j;
-    j.what = "cuEventRecord";
-    event->recorded = work_push(stream, std::move(j), {});
-    return CUDA_SUCCESS;
-}
-
-CUresult cuEventRecord(CUevent hEvent, CUstream hStream)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    return event_record(hEvent, hStream, __func__);
-}
-
-/* An event that belongs to a capture has not happened, and will not. */
-static CUresult refuse_captured(CUevent event, const char *call)
-{
-    if (!event->captured)
-        return capture_refuse_unsafe(call);
-    misuse("captured-event", "%s: the event was last recorded in a capture", call);
-    return CUDA_ERROR_CAPTURED_EVENT;
-}
-
-CUresult cuEventQuery(CUevent hEvent)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUresult rc = event_of(hEvent, __func__);
-    if (rc == CUDA_SUCCESS)
-        rc = refuse_captured(hEvent, __func__);
-    return rc == CUDA_SUCCESS ? query(hEvent->recorded) : rc;
-}
-
-CUresult cuEventSynchronize(CUevent hEvent)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUresult rc = event_of(hEvent, __func__);
-    if (rc == CUDA_SUCCESS)
-        rc = refuse_captured(hEvent, __func__);
-    return rc == CUDA_SUCCESS ? work_wait(hEvent->recorded) : rc;
-}
-
-CUresult cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUresult rc = event_of(hStart, __func__);
-    if (rc == CUDA_SUCCESS)
-        rc = event_of(hEnd, __func__);
-    if (rc != CUDA_SUCCESS)
-        return rc;
-    if (!pMilliseconds || !hStart->timing || !hEnd->timing || !hStart->recorded || !hEnd->recorded) {
-        misuse("event-without-time", "cuEventElapsedTime: an event that was not recorded, or has no timing");
-        return CUDA_ERROR_INVALID_HANDLE;
-    }
-    if (!hStart->recorded->known || !hEnd->recorded->known)
-        return CUDA_ERROR_NOT_READY;
-    *pMilliseconds = (float)((hEnd->recorded->end_ns - hStart->recorded->end_ns) / 1e6);
-    return CUDA_SUCCESS;
-}
-
-static CUresult stream_wait_event(CUstream stream, CUevent event)
-{
-    if (!event->recorded)
-        return CUDA_SUCCESS;
-    job j;
-    j.what = "cuStreamWaitEvent";
-    work_push(stream, std::move(j), {event->recorded});
-    return CUDA_SUCCESS;
-}
-
-CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
-{
-    ENTER(NEEDS_INIT | NEEDS_CONTEXT);
-    CUstream stream;
-    CUresult rc = stream_of(hStream, &stream);
-    if (rc == CUDA_SUCCESS)
-        rc = event_of(hEvent, __func__);
-    if (rc == CUDA_SUCCESS && Flags != 0)
-        rc = CUDA_ERROR_INVALID_VALUE;
-    if (rc == CUDA_SUCCESS)
-        rc = capture_refuse_legacy(stream, __func__);
-    if (rc != CUDA_SUCCESS)
-        return rc;
-    return capture_active(stream) || hEvent->captured ? capture_wait(stream, hEvent)
-                                                      : stream_wait_event(stream, hEvent);
-}
-
-void work_report_leaks()
-{
-    for (CUstream s : work().streams)
-        if (s != per_thread_stream)
-            misuse("leak-stream", "stream %p was not destroyed", (void *)s);
-    for (CUevent e : work().events)
-        misuse("leak-event", "event %p was not destroyed", (void *)e);
 }
