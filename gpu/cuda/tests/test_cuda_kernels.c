@@ -245,10 +245,17 @@ static void norm_at_edge_shapes(void **state)
 {
     (void)state;
     static const struct norm_case cases[] = {
-        {"the smallest row", 8, 0, 1, true, false},      {"part of a block", 136, 0, 1, false, false},
-        {"one piece a thread", 1024, 0, 1, true, true},  {"a large mean", 1032, 100, 1, true, false},
-        {"small values", 2048, 0, 1e-4f, false, true},   {"all the same", 512, 3, 0, true, false},
-        {"the registers full", 6144, 0, 1, true, false}, {"one more", 6152, 0, 1, true, false},
+        {"the smallest row", 8, 0, 1, true, false},
+        {"part of a block", 136, 0, 1, false, false},
+        {"one piece a thread", 1024, 0, 1, true, true},
+        {"a large mean", 1032, 100, 1, true, false},
+        {"small values", 2048, 0, 1e-4f, false, true},
+        {"all the same", 512, 3, 0, true, false},
+        {"three pieces and some", 3080, 0, 1, false, false},
+        {"four pieces and some", 4104, 1, 1, true, false},
+        {"five pieces and some", 5128, 0, 1, true, true},
+        {"the registers full", 6144, 0, 1, true, false},
+        {"one more", 6152, 0, 1, true, false},
         {"much more", 9216, -7, 2, false, true},
     };
     for (size_t i = 0; i < COUNT(cases); i++)
@@ -335,23 +342,25 @@ static void gelu_of_rows_smaller_than_a_block(void **state)
 {
     (void)state;
     enum { ROWS = 3, F = 24 };
-    struct kernel_buffer counts = counts_new((struct cuda_counts){.n_rows = ROWS});
-    struct kernel_buffer x = kernel_buffer_new(ROWS * F, sizeof(uint16_t));
-    fill_half(MODEL_F16, &x, 4, 5);
-    kernel_buffer_upload(&x);
-    const struct cuda_gelu_args here = {kernel_at(&counts, false), kernel_at(&x, false), F, CUDA_ACT_GELU_ERF};
-    const struct cuda_gelu_args there = {kernel_at(&counts, true), kernel_at(&x, true), F, CUDA_ACT_GELU_ERF};
-    cuda_twin_gelu(MODEL_F16, &here);
-    kernel_run("gelu_f16", ROWS, 1, 1, CUDA_ROW_THREADS, 0, &there);
-    uint16_t *got = downloaded(&x);
-    for (uint32_t i = 0; i < ROWS * F; i++) {
-        const double want = (double)cuda_twin_widen(MODEL_F16, ((uint16_t *)x.host)[i]);
-        kernel_close_to((double)cuda_twin_widen(MODEL_F16, got[i]), want,
-                        allowed_half(MODEL_F16, want, 2e-5 * fabs(want)), "gelu %u", i);
+    for (size_t h = 0; h < COUNT(halves); h++) {
+        struct kernel_buffer counts = counts_new((struct cuda_counts){.n_rows = ROWS});
+        struct kernel_buffer x = kernel_buffer_new(ROWS * F, sizeof(uint16_t));
+        fill_half(halves[h], &x, 4, 5);
+        kernel_buffer_upload(&x);
+        const struct cuda_gelu_args here = {kernel_at(&counts, false), kernel_at(&x, false), F, CUDA_ACT_GELU_ERF};
+        const struct cuda_gelu_args there = {kernel_at(&counts, true), kernel_at(&x, true), F, CUDA_ACT_GELU_ERF};
+        cuda_twin_gelu(halves[h], &here);
+        kernel_run(kernel_name("gelu_%s", half_name(halves[h])), ROWS, 1, 1, CUDA_ROW_THREADS, 0, &there);
+        uint16_t *got = downloaded(&x);
+        for (uint32_t i = 0; i < ROWS * F; i++) {
+            const double want = (double)cuda_twin_widen(halves[h], ((uint16_t *)x.host)[i]);
+            kernel_close_to((double)cuda_twin_widen(halves[h], got[i]), want,
+                            allowed_half(halves[h], want, 2e-5 * fabs(want)), "gelu %u", i);
+        }
+        free(got);
+        kernel_buffer_free(&counts);
+        kernel_buffer_free(&x);
     }
-    free(got);
-    kernel_buffer_free(&counts);
-    kernel_buffer_free(&x);
 }
 
 /* ---- matmul ---- */
@@ -375,7 +384,7 @@ static size_t product_y_bytes(const struct product *p)
     return p->after == CUDA_AFTER_HALF || p->after == CUDA_AFTER_GELU ? sizeof(uint16_t) : sizeof(float);
 }
 
-/* The rows of x behind the count are NaN, those of y are not to be touched; w ends with its last row. */
+/* The rows of x behind the count are NaN here and unwritten there, those of y are not to be touched; w ends with its last row. */
 static void product_new(struct product *p)
 {
     const uint32_t rows = p->n_tokens + PRODUCT_SPARE;
@@ -402,7 +411,7 @@ static void product_new(struct product *p)
         fill_f32(&p->y, 0, 2, seed + 5);
     memset((uint8_t *)p->y.host + (size_t)p->n_tokens * p->n * product_y_bytes(p), UNTOUCHED,
            (size_t)PRODUCT_SPARE * p->n * product_y_bytes(p));
-    kernel_buffer_upload(&p->x);
+    kernel_copy_to(p->x.device, p->x.host, (size_t)p->n_tokens * p->k * sizeof(uint16_t));
     kernel_buffer_upload(&p->w);
     kernel_buffer_upload(&p->scale);
     kernel_buffer_upload(&p->bias);
