@@ -97,7 +97,8 @@ def compare(reference, other):
     """(lines to print, faults)"""
     index, runs, data = load(reference)
     other_index, other_runs, other_data = load(other)
-    lines, faults = [f"{index['device']} ({index['arch']}) against {other_index['device']} ({other_index['arch']})"], []
+    lines, faults = [f"{index['device']} ({index['arch']}) against {other_index['device']} ({other_index['arch']})"
+                     + ("" if index["kernels_id"] == other_index["kernels_id"] else ", whose kernels are other ones")], []
     totals = {}
     for key, run in runs.items():
         where = f"{key[0]}, {key[1]}"

@@ -100,13 +100,14 @@ def main():
     p.add_argument("--quick", action="store_true", help="a small part of everything, for a look at the suite itself")
     p.add_argument("--only", action="append", choices=["correctness", "kernels", *PARTS], help="only this part (may be given again)")
     p.add_argument("--rounds", type=int, default=5, help="interleaved rounds of every measurement (default: 5)")
-    p.add_argument("--minutes", type=float, default=7.5, help="what does not fit is skipped and says so (default: 7.5)")
+    p.add_argument("--minutes", type=float, help="what does not fit is skipped and says so (default: 7.5; emulated: 30)")
     p.add_argument("--no-fetch", action="store_true", help="do not fetch compute-sanitizer and cublasLt from PyPI when they are missing")
     args = p.parse_args()
 
     card = {"why": "--emulated was given"} if args.emulated else find_card()
     if "why" in card:
         print(f"emulated: no card: {card['why']}", flush=True)
+    args.minutes = args.minutes or (30 if "why" in card else 7.5)
     suite = Suite(args, None if "why" in card else card)
     suite.may_fetch = not args.no_fetch
     suite.reserved = 0 if args.only else min(SPEED_SECONDS, args.minutes * 60 / 2)

@@ -63,14 +63,14 @@ def cublaslt(suite):
 # --- compute-sanitizer ------------------------------------------------------------------------------------------------
 
 
-def verdict(suite, name, code, text, log, seconds):
+def verdict(suite, name, code, text, log):
     """Whether the tool worked at all."""
     summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
     if code == FOUND or any(int(n) for n in summary):
         suite.failed("sanitizer", name, "; ".join(re.findall(r"========= ((?:Invalid|Error|Uninit|Race|Barrier|Program|Missing).*)", text)[:2])
                      or f"{summary[-1] if summary else '?'} errors", log)
     elif code is None:
-        suite.skipped("sanitizer", name, f"not finished in {seconds} s; nothing found until then", log)
+        suite.skipped("sanitizer", name, f"{last_line(text)}; nothing found until then", log)
     elif code == 0 and summary:
         suite.passed("sanitizer", name, log=log)
     else:
@@ -108,9 +108,8 @@ def sanitizer(suite):
             if suite.left() < suite.reserved:
                 suite.skipped(part, name, "no time left; speed has the rest")
                 continue
-            seconds = 45
-            code, out, err = suite.run([tool, "--tool", check, "--error-exitcode", FOUND, "--print-limit", "20", *argv], log, seconds)
-            if not verdict(suite, name, code, out + err, log, seconds):
+            code, out, err = suite.run([tool, "--tool", check, "--error-exitcode", FOUND, "--print-limit", "20", *argv], log, 45)
+            if not verdict(suite, name, code, out + err, log):
                 break  # the machine does not let this tool in; the next program would hear the same
 
 
