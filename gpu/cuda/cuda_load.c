@@ -12,7 +12,7 @@
 #include "gpu/cuda/quantise.h"
 
 enum {
-    PIECE_BYTES = 4 << 20,
+    PIECE_BYTES = 1 << 20,
     WAVE_PIECES = 16,            /* between two calls of progress */
     STAGING_ELEMENTS = 64 << 10, /* widened at once by a thread */
     SPARE_SLOTS = 2              /* on their way while every thread fills one */

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "gpu/cuda/quantise.h"
 #include "gpu/cuda/tests/cuda_testing.h"
 
 enum { N_BLOCKS = 16, N_CTX = 256, N_PROMPT_MAX = 173 };
@@ -230,6 +231,65 @@ static void loading_gives_the_bytes_of_the_cpu(void **state)
     model_weights_close(weights);
 }
 
+/* Rows are quantised on their way, those on the borders of pieces too; and the answers are near. */
+static void eight_bit_weights_are_made_at_load(void **state)
+{
+    (void)state;
+    struct gpu_device *device = cuda_testing_open(NULL);
+    const struct gpu_limits limits = {64, 1, 64, N_CTX, N_BLOCKS};
+    struct model_config config;
+    struct model_weights *weights;
+    struct golden g;
+    struct base_error err = {0};
+    char dir[1024];
+    size_t i, n_rows = 0;
+    json_t *entry = NULL;
+    json_array_foreach(json_object_get(golden_root, "cases"), i, entry)
+    {
+        if (strcmp(json_string_value(json_object_get(entry, "name")), "hd256-par-r25-untied-f16-shards-pub") == 0)
+            break;
+    }
+    assert_non_null(entry);
+    golden_read(&g, entry);
+    path_of(dir, sizeof dir, "ROUSE_BINARY_DIR", "golden-models", g.name);
+    testing_ok(model_config_read(dir, &config, &err), &err);
+    testing_ok(model_weights_open(dir, &weights, &err), &err);
+    struct gpu_model *model = testing_model(device, &config, MODEL_Q8, &limits);
+    const struct gpu_plan *plan = gpu_model_plan(model);
+    testing_ok(gpu_model_load(model, weights, NULL, NULL, &err), &err);
+    for (uint32_t t = 0; t < plan->n_tensors; t++) {
+        const struct gpu_tensor *tensor = &plan->tensors[t];
+        if (tensor->dtype != MODEL_Q8)
+            continue;
+        float *row = testing_alloc(tensor->cols, sizeof *row), scale;
+        int8_t *want = testing_alloc(tensor->cols, 1);
+        uint8_t *got = testing_alloc(tensor->bytes, 1);
+        testing_ok(gpu_model_read(model, tensor->offset, tensor->bytes, got, &err), &err);
+        for (uint32_t r = 0; r < tensor->rows; r++, n_rows++) {
+            const uint64_t at = (uint64_t)r * tensor->cols;
+            testing_ok(
+                model_weights_read_f32(weights, model_weights_find(weights, tensor->name), at, tensor->cols, row, &err),
+                &err);
+            assert_true(cuda_quantise_row(row, tensor->cols, want, &scale));
+            assert_memory_equal(got + at, want, tensor->cols);
+            assert_memory_equal(got + gpu_tensor_scales(tensor) + r * sizeof scale, &scale, sizeof scale);
+        }
+        free(row);
+        free(want);
+        free(got);
+    }
+    assert_true(n_rows > 0 && plan->weights_bytes > 1 << 20);
+    /* half a scale is 1/254 of a row's largest weight, at each of two layers' products */
+    const double error = prompt_error(model, &g);
+    if (!(error <= 5e-2))
+        fail_msg("worst logit error is %.2e of the largest logit", error);
+    printf("q8: %zu rows, worst logit error %.1e\n", n_rows, error);
+    base_buffer_done(&g.npy);
+    gpu_model_free(model);
+    model_weights_close(weights);
+    gpu_close(device);
+}
+
 int main(void)
 {
     char path[1024];
@@ -247,6 +307,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loading_gives_the_bytes_of_the_cpu),
+        cmocka_unit_test(eight_bit_weights_are_made_at_load),
         cmocka_unit_test(every_case_as_transformers),
     };
     const int rc = cmocka_run_group_tests(tests, NULL, NULL);
