@@ -166,11 +166,11 @@ enum cuda_after {
     CUDA_AFTER_F32   /* y f32 = sum (+ bias) */
 };
 
-/* matmul_{f16,bf16,q8,q8bf16}_t{8,16,32,64}: y[t][n] = sum over k of x[t][k] w[n][k], then as `after` says; for few rows: the weights are
+/* matmul_{f16,bf16,q8}_t{8,16,32,64}: y[t][n] = sum over k of x[t][k] w[n][k], then as `after` says; for few rows: the weights are
  * read once, by 16-byte loads, straight into tensor-core fragments (weights are the 16-side, tokens the 8-side). Grid
  * (ceil(N / cuda_matmul_block_rows(t)), ceil(T / t)), CUDA_MATMUL_WARPS warps that split K and are summed in order in shared memory.
  * K is a multiple of 8 (q8: 16); K and N need not be multiples of a tile. Rows are counts->n_rows, or counts->n_logits when
- * `logits`. q8: w int8 [N][K], scale f32 [N], x is f16 (q8bf16: bf16); the sum is scaled once at its end. x, w: 16-byte
+ * `logits`. q8: w int8 [N][K], scale f32 [N], x is f16; the sum is scaled once at its end. x, w: 16-byte
  * aligned. Every t gives a row the same bits. */
 struct cuda_matmul_args {
     const struct cuda_counts *counts;

@@ -27,7 +27,7 @@ ARCHS = {80: (64, 32, 164), 86: (48, 16, 100), 89: (48, 24, 100), 90: (64, 32, 2
 STRUCTS = [(r"embed_b?f16", "cuda_embed_args"), (r"norm_b?f16", "cuda_norm_args"), (r"rotary_b?f16", "cuda_rotary_args"),
            (r"prefill_b?f16_d\d+", "cuda_prefill_args"), (r"decode_b?f16_d\d+", "cuda_decode_args"),
            (r"merge_b?f16", "cuda_merge_args"), (r"gelu_b?f16", "cuda_gelu_args"),
-           (r"matmul_(f16|bf16|q8|q8bf16)_t(8|16|32|64)", "cuda_matmul_args"), (r"sample", "cuda_sample_args"),
+           (r"matmul_(f16|bf16|q8)_t(8|16|32|64)", "cuda_matmul_args"), (r"sample", "cuda_sample_args"),
            (r"hash", "cuda_hash_args")]
 
 WIDE, TENSOR = r"LDG\S*\.128", r"HMMA"

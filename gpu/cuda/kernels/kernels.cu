@@ -47,8 +47,7 @@ KERNEL(gelu_bf16, cuda_gelu_args, CUDA_ROW_THREADS, 1, gelu_kernel<bf16>)
 #define MATMUL(t, blocks, blocks_q8)                                                                                   \
     KERNEL(matmul_f16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks, (matmul_kernel<matmul_halves<f16>, t>))          \
     KERNEL(matmul_bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks, (matmul_kernel<matmul_halves<bf16>, t>))        \
-    KERNEL(matmul_q8_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<f16>, t>))          \
-    KERNEL(matmul_q8bf16_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8<bf16>, t>))
+    KERNEL(matmul_q8_t##t, cuda_matmul_args, MATMUL_THREADS, blocks_q8, (matmul_kernel<matmul_int8, t>))
 MATMUL(8, 2, 2)
 MATMUL(16, 2, 2)
 MATMUL(32, 2, 1)

@@ -52,9 +52,9 @@ template <int which> static __device__ __forceinline__ uint32_t spread(uint32_t 
     return __byte_perm(v, high, which == 0 ? 0x4140 : 0x4342);
 }
 
-/* Four int8 to two pairs, exactly. f16: with its sign bit turned, b is b + 128 without a sign, and 0x6400 | that is
+/* Four int8 to two pairs, exactly: with its sign bit turned, b is b + 128 without a sign, and 0x6400 | that is
  * 1024 + b + 128. */
-static __device__ __forceinline__ void int8_to_pairs(f16, uint32_t v, uint32_t &low, uint32_t &high)
+static __device__ __forceinline__ void int8_to_pairs(uint32_t v, uint32_t &low, uint32_t &high)
 {
     const uint32_t one = 0x3c003c00, minus_1152 = 0xe480e480;
     v ^= 0x80808080;
@@ -62,31 +62,15 @@ static __device__ __forceinline__ void int8_to_pairs(f16, uint32_t v, uint32_t &
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(high) : "r"(spread<1>(v, 0x64)), "r"(one), "r"(minus_1152));
 }
 
-/* bf16 has 7 bits behind the point, one short of that: 0x4300 | the low 7 bits is 128 + them, and 0x4300 | the sign bit is
- * 128 without a sign and 256 with one, which is what to take away. */
-static __device__ __forceinline__ uint32_t int8_pair_bf16(uint32_t spread)
-{
-    const uint32_t one = 0x3f803f80, above = spread & 0xff7fff7f, below = (spread & 0xff80ff80) | 0x80008000;
-    uint32_t pair;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(pair) : "r"(above), "r"(one), "r"(below));
-    return pair;
-}
-
-static __device__ __forceinline__ void int8_to_pairs(bf16, uint32_t v, uint32_t &low, uint32_t &high)
-{
-    low = int8_pair_bf16(spread<0>(v, 0x43));
-    high = int8_pair_bf16(spread<1>(v, 0x43));
-}
-
-template <class half_> struct matmul_int8 {
-    using half = half_;
+struct matmul_int8 {
+    using half = f16;
     static constexpr uint32_t bytes = 1, piece = 16;
     static constexpr bool scaled = true;
 
     static __device__ __forceinline__ void eight(uint4 v, int32_t which, uint32_t (&to)[4])
     {
-        int8_to_pairs(half(), which ? v.z : v.x, to[0], to[1]);
-        int8_to_pairs(half(), which ? v.w : v.y, to[2], to[3]);
+        int8_to_pairs(which ? v.z : v.x, to[0], to[1]);
+        int8_to_pairs(which ? v.w : v.y, to[2], to[3]);
     }
 };
 
