@@ -30,11 +30,11 @@ bool cuda_image_cubin(size_t i, struct cuda_image *out_image)
     if (i >= sizeof cubins / sizeof *cubins)
         return false;
     *out_image = (struct cuda_image){cubins[i].major, cubins[i].minor, cubins[i].begin,
-                                     (size_t)(cubins[i].end - cubins[i].begin)};
+                                     (uintptr_t)cubins[i].end - (uintptr_t)cubins[i].begin};
     return true;
 }
 
 struct cuda_image cuda_image_ptx(void)
 {
-    return (struct cuda_image){8, 0, image_ptx, (size_t)(image_ptx_end - image_ptx)};
+    return (struct cuda_image){8, 0, image_ptx, (uintptr_t)image_ptx_end - (uintptr_t)image_ptx};
 }

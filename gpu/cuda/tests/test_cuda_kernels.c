@@ -525,7 +525,7 @@ static void matmul_at_edge_shapes(void **state)
     };
     for (uint32_t s = 0; s < COUNT(shapes); s++)
         for (size_t h = 0; h < COUNT(halves); h++)
-            for (int q = 0; q <= (halves[h] == MODEL_F16); q++) { /* int8 meets f16 alone */
+            for (int q = 0; q <= (halves[h] == MODEL_F16 ? 1 : 0); q++) { /* int8 meets f16 alone */
                 const struct product p = {.half = halves[h],
                                           .q8 = q,
                                           .n_tokens = shapes[s].n_tokens,
