@@ -111,7 +111,7 @@ void cuda_kernel_name(enum cuda_kernel kernel, bool bf16, uint32_t head_dim, cha
         n = snprintf(out, CUDA_KERNEL_NAME_BYTES, "%s_%s_t%u", k->base, half, k->tokens);
         break;
     case VARIANT_Q8_MATMUL:
-        n = snprintf(out, CUDA_KERNEL_NAME_BYTES, "%s_q8%s_t%u", k->base, bf16 ? half : "", k->tokens);
+        n = snprintf(out, CUDA_KERNEL_NAME_BYTES, "%s_q8_t%u", k->base, k->tokens); /* beside f16 alone */
         break;
     }
     assert(n > 0 && n < CUDA_KERNEL_NAME_BYTES);
