@@ -38,7 +38,7 @@ struct cuda_gemm_choice {
 enum {
     CUDA_CHOICES_GRAPHS_MAX = 16,
     CUDA_CHOICES_LAUNCHES_MAX = 4096, /* 9 a layer, 256 layers, and some */
-    CUDA_CHOICES_TEXT_BYTES = 48,
+    CUDA_CHOICES_TEXT_BYTES = 64,
     CUDA_CHOICES_LAYOUT = 10,
     CUDA_CHOICES_ARENA = 4 /* of these: bytes of the arena */
 };

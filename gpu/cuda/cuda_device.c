@@ -7,9 +7,9 @@
 
 #include "base/log.h"
 #include "base/pool.h"
+#include "gpu/cuda/cuda_direct.h"
 #include "gpu/cuda/cuda_model.h"
 #include "gpu/cuda/cuda_module.h"
-#include "gpu/cuda/cuda_direct.h"
 #include "gpu/cuda/cuda_upload.h"
 
 enum { MAJOR_MIN = 8 }; /* cp.async, bf16, mma m16n8k16: what the kernels are made of */
@@ -225,6 +225,17 @@ static void *open_lt(void *argument)
     return NULL;
 }
 
+/* All that a logit's last bits depend on: whoever has another of these needs another snapshot, and must not judge this one. */
+static void describe_driver(struct cuda_device *d, const struct cuda_lt *lt)
+{
+    char library[40] = "";
+    if (lt)
+        snprintf(library, sizeof library, " cublasLt %u.%u.%u", (unsigned)(lt->version / 10000),
+                 (unsigned)(lt->version / 100 % 100), (unsigned)(lt->version % 100));
+    snprintf(d->driver, sizeof d->driver, "%d%s kernels %08x%s", d->cu->version / 1000, library,
+             (unsigned)(uint32_t)cuda_module_kernels_id(), d->fastest_gemms ? " fastest" : "");
+}
+
 /* cuInit takes a while, and so does mapping cublasLt, whose version is part of info.driver: both at once. */
 static int find_libraries_and_card(struct cuda_device *d, uint32_t index, struct base_error *err)
 {
@@ -238,10 +249,7 @@ static int find_libraries_and_card(struct cuda_device *d, uint32_t index, struct
         pthread_join(thread, NULL);
     if (rc < 0)
         return rc;
-    if (cuda_lt_get(&lt, NULL) == 0)
-        snprintf(d->driver, sizeof d->driver, "%d cublasLt %zu", d->cu->version / 1000, lt->version / 10000);
-    else
-        snprintf(d->driver, sizeof d->driver, "%d", d->cu->version / 1000);
+    describe_driver(d, cuda_lt_get(&lt, NULL) == 0 ? lt : NULL);
     return 0;
 }
 

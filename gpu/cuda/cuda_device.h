@@ -27,7 +27,7 @@ struct cuda_device {
     CUdevice number;
     uint32_t major, minor; /* compute capability */
     char arch[16];         /* "sm_80" */
-    char driver[48];       /* "13 cublasLt 13" */
+    char driver[64];       /* "13 cublasLt 13.0.2 kernels 1f0e5a33" */
     bool fastest_gemms, no_graphs;
 
     pthread_t thread;

@@ -51,6 +51,9 @@ int cuda_model_choices_export(struct gpu_model *model, struct base_buffer *out, 
     struct cuda_model *m = (struct cuda_model *)model;
     if (!m->prepared || !m->buckets[0].topology.nodes)
         return base_fail(err, ERR_USAGE, "choices: the model has not been warmed up");
+    if (!m->device->lt &&
+        strstr(m->device->driver, "cublasLt")) /* a snapshot that only a broken library could restore */
+        return base_fail(err, ERR_SERVICE, "choices: cublasLt is there and does not work");
     struct cuda_choices *c = calloc(1, sizeof *c);
     if (!c)
         return base_fail(err, ERR_NOMEM, "no memory for choices");
@@ -74,11 +77,13 @@ int cuda_model_choices_export(struct gpu_model *model, struct base_buffer *out, 
 static int take_gemms(struct cuda_model *m, const struct cuda_choices *c, const struct cuda_choices *own,
                       struct base_error *err)
 {
-    if (c->lt_version != own->lt_version || c->fastest != own->fastest) {
-        base_log_info("algorithms of the snapshot are not taken", LOG_INT("their_cublaslt", c->lt_version),
-                      LOG_INT("cublaslt", own->lt_version));
-        return 0;
-    }
+    /* By the driver's description they are equal, so that ours did not come up: no fault of the snapshot's. */
+    if (c->lt_version != own->lt_version)
+        return base_fail(err, ERR_SERVICE, "prompts were computed with cublasLt %d, which does not work here",
+                         (int)c->lt_version);
+    if (c->fastest != own->fastest)
+        return base_fail(err, ERR_CORRUPT,
+                         "choices: of another kind of GEMM algorithms than their driver's description");
     for (enum cuda_product i = 0; i < CUDA_PRODUCTS; i++) {
         /* other limits may have other classes: those that both have are the same */
         const uint32_t n = m->gemms.of[i].n_classes;

@@ -283,8 +283,8 @@ int cuda_gemms_take(struct cuda_gemms *g, enum cuda_product product, uint32_t ro
     if (!choice->chosen || own->chosen)
         return 0;
     if (choice->usable && !is_valid_for_class(g, p, &choice->algo, row_class))
-        return base_fail(err, ERR_CORRUPT, "choices: cublasLt does not admit the algorithm for %u x %u weights", p->n,
-                         p->k);
+        return base_fail(err, ERR_SERVICE, "cublasLt does not admit the algorithm chosen for %u x %u weights", p->n,
+                         p->k); /* the library's doing: the choices' bytes have been verified */
     *own = *choice;
     return 0;
 }

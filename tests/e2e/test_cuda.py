@@ -163,7 +163,10 @@ def outcomes(store_of, names, expected):
         what = f"{name} number {number} fails with {code}: exit {done.returncode}\n{done.stderr[-1500:]}"
         misuse = re.findall(rf"^emu: (?!{CONSEQUENCES})[a-z-]+: .*$", done.stderr, re.M)
         assert not misuse, what
-        if done.returncode == 0:
+        assert "quarantined" not in done.stderr, what  # the snapshot is not at fault
+        if done.returncode == 0 and "without cublasLt" in done.stderr:
+            seen["served otherwise"] += 1
+        elif done.returncode == 0:
             got = [json.loads(line) for line in done.stdout.splitlines()][:-1]
             if answers({c["id"]: c for c in got}) != expected:
                 raise AssertionError("other answers: " + what)

