@@ -54,14 +54,14 @@ static thread_local CUstreamCaptureMode thread_mode = CU_STREAM_CAPTURE_MODE_GLO
 
 static CUgraph graph_new()
 {
-    auto *g = new CUgraph_st;
+    auto *g = kept(new CUgraph_st);
     state().graphs.insert(g);
     return g;
 }
 
 static CUgraphNode node_new(CUgraph graph, job &&j, const std::vector<CUgraphNode> &before)
 {
-    auto *n = new CUgraphNode_st{graph, std::move(j), before, {}};
+    auto *n = kept(new CUgraphNode_st{graph, std::move(j), before, {}});
     graph->nodes.push_back(n);
     state().nodes.insert(n);
     return n;
@@ -623,7 +623,7 @@ CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned l
         misuse("graph-cycle", "cuGraphInstantiateWithFlags: the graph has a cycle");
         return CUDA_ERROR_INVALID_VALUE;
     }
-    auto *e = new CUgraphExec_st;
+    auto *e = kept(new CUgraphExec_st);
     e->before = reachable(nodes, order);
     e->nodes = std::move(nodes);
     state().execs.insert(e);

@@ -77,6 +77,18 @@ const emu_settings &settings()
     return *s;
 }
 
+struct kept_objects {
+    std::shared_mutex lock;
+    std::vector<const void *> all;
+};
+
+void keep(const void *object)
+{
+    static kept_objects *objects = new kept_objects;
+    std::lock_guard<std::shared_mutex> guard(objects->lock);
+    objects->all.push_back(object);
+}
+
 /* --- misuse --------------------------------------------------------------------------------------------------------- */
 
 struct log_state {

@@ -67,9 +67,19 @@ void pages_move(uint8_t *to, uint8_t *from, uint64_t bytes)
     }
 }
 
-/* Holds [address, address + bytes) against the host's own allocations and against its touch. */
+/* ThreadSanitizer keeps this stretch without access already, for itself. */
+extern "C" void __tsan_init() __attribute__((weak));
+constexpr uint64_t TSAN_GAP_END = 0x300000000000ull;
+
+static bool held_by_sanitizer(uint64_t address, uint64_t bytes)
+{
+    return __tsan_init && address >= FIRST_ADDRESS && address + bytes <= TSAN_GAP_END;
+}
+
 bool hold_addresses(uint64_t address, uint64_t bytes)
 {
+    if (held_by_sanitizer(address, bytes))
+        return !overlaps(mem().reservations, address, bytes) && !overlaps(mem().allocations, address, bytes);
     /* The system call itself: a sanitizer's mmap would choose another place. */
     long p = syscall(SYS_mmap, address, bytes, PROT_NONE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
@@ -78,6 +88,12 @@ bool hold_addresses(uint64_t address, uint64_t bytes)
     if ((uint64_t)p != address)
         munmap((void *)p, bytes);
     return (uint64_t)p == address;
+}
+
+void let_go_of_addresses(uint64_t address, uint64_t bytes)
+{
+    if (!held_by_sanitizer(address, bytes))
+        munmap((void *)address, bytes);
 }
 
 /* Beyond what is taken, by ever larger steps. */

@@ -102,6 +102,7 @@ void pages_move(uint8_t *to, uint8_t *from, uint64_t bytes);
 
 /* Keeps addresses of the device from being anything else in this process. False: they are. */
 bool hold_addresses(uint64_t address, uint64_t bytes);
+void let_go_of_addresses(uint64_t address, uint64_t bytes);
 uint64_t new_addresses(uint64_t bytes, uint64_t alignment); /* 0: no room */
 /* What is gone, and as what a later touch is reported. */
 void bury(uint64_t begin, uint64_t bytes, const char *name, std::string text);

@@ -195,7 +195,7 @@ static CUresult module_load(CUmodule *out, const void *image, unsigned n, CUjit_
     if (rc != CUDA_SUCCESS)
         return rc;
     thread_spend(settings().module_ns);
-    auto *m = new CUmod_st{std::move(parsed), {}, {}};
+    auto *m = kept(new CUmod_st{std::move(parsed), {}, {}});
     state().modules.insert(m);
     state().all.push_back(m);
     *out = m;
@@ -245,7 +245,7 @@ CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name)
             hmod->functions.erase(name);
             return CUDA_ERROR_NOT_FOUND;
         }
-        f = new CUfunc_st{hmod, kernel, name};
+        f = kept(new CUfunc_st{hmod, kernel, name});
         state().functions.insert(f);
     }
     *hfunc = f;
@@ -280,7 +280,7 @@ CUresult cuLinkCreate(unsigned int numOptions, CUjit_option *options, void **opt
     (void)optionValues;
     if (!stateOut || (numOptions > 0 && !options))
         return CUDA_ERROR_INVALID_VALUE;
-    *stateOut = new CUlinkState_st;
+    *stateOut = kept(new CUlinkState_st);
     state().links.insert(*stateOut);
     return CUDA_SUCCESS;
 }

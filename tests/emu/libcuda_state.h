@@ -49,6 +49,14 @@ struct emu_settings {
 };
 const emu_settings &settings();
 
+/* An object whose handle is given out: kept for good, and within sight of leak checkers. */
+void keep(const void *object);
+template <class T> T *kept(T *object)
+{
+    keep(object);
+    return object;
+}
+
 void misuse(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
 std::string text_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -40,7 +40,7 @@ uint32_t stream_new_id()
 
 static CUstream stream_new(bool blocking)
 {
-    auto *s = new CUstream_st;
+    auto *s = kept(new CUstream_st);
     s->id = stream_new_id();
     s->blocking = blocking;
     state().live.insert(s);
@@ -189,7 +189,7 @@ CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
         misuse("invalid-value", "cuEventCreate: flags 0x%x", Flags);
         return CUDA_ERROR_INVALID_VALUE;
     }
-    auto *e = new CUevent_st;
+    auto *e = kept(new CUevent_st);
     e->timing = !(Flags & CU_EVENT_DISABLE_TIMING);
     state().events.insert(e);
     *phEvent = e;

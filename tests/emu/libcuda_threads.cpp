@@ -46,7 +46,7 @@ static thread_state &threads()
 
 static thread_clock *clock_new(double now)
 {
-    auto *c = new thread_clock;
+    auto *c = kept(new thread_clock);
     c->now_ns = now;
     std::lock_guard<std::shared_mutex> guard(threads().lock);
     threads().all.insert(c);
@@ -222,7 +222,6 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
     if (rc != 0) {
         std::lock_guard<std::shared_mutex> guard(threads().lock);
         threads().all.erase(start->clock);
-        delete start->clock;
         delete start;
     }
     return rc;

@@ -68,7 +68,7 @@ CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size)
         return CUDA_ERROR_INVALID_VALUE;
     }
     munmap(it->second.mirror, size);
-    munmap((void *)ptr, size);
+    let_go_of_addresses(ptr, size);
     bury(ptr, size, "use-after-free", "was freed by cuMemAddressFree");
     m.reservations.erase(it);
     return CUDA_SUCCESS;

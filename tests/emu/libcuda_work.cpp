@@ -695,7 +695,7 @@ int emu_enqueue(void *handle, const struct emu_work *from)
 CUresult work_write_now(job &&j, const void *from)
 {
     static CUstream_st *nobodys = [] {
-        auto *s = new CUstream_st;
+        auto *s = kept(new CUstream_st);
         s->id = stream_new_id();
         return s;
     }();
