@@ -1,4 +1,6 @@
 /* Capture, graphs. */
+#include <thread>
+
 #include "hosttest.h"
 
 constexpr uint32_t N = 256;
@@ -118,6 +120,48 @@ static void captured_event(bool buggy)
     if (!buggy)
         OK(cuEventRecord(e, s));
     CHECK_RC(cuEventSynchronize(e), buggy ? CUDA_ERROR_CAPTURED_EVENT : CUDA_SUCCESS);
+}
+
+/* Two captures, and an event of one in the other. */
+static void merge(bool buggy)
+{
+    fixture f;
+    CUstream s = f.stream(), other = f.stream();
+    CUevent e = f.event();
+    CUdeviceptr a = f.alloc(N * 4), b = f.alloc(N * 4);
+    begin(s);
+    begin(other);
+    f.fill(a, 1, N, s);
+    f.fill(b, 1, N, other);
+    OK(cuEventRecord(e, other));
+    if (buggy)
+        CHECK_RC(cuStreamWaitEvent(s, e, 0), CUDA_ERROR_STREAM_CAPTURE_MERGE);
+    for (CUstream each : {s, other})
+        CHECK_RC(end(each), buggy ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS);
+}
+
+static void other_thread(bool buggy)
+{
+    fixture f;
+    CUstream s = f.stream();
+    begin(s);
+    std::thread([&] {
+        CUgraph graph;
+        OK(cuCtxSetCurrent(f.context));
+        if (buggy)
+            CHECK_RC(cuStreamEndCapture(s, &graph), CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
+    }).join();
+    OK(end(s));
+}
+
+static void end_twice(bool buggy)
+{
+    fixture f;
+    CUstream s = f.stream();
+    begin(s);
+    OK(end(s));
+    if (buggy)
+        CHECK_RC(end(s), CUDA_ERROR_ILLEGAL_STATE);
 }
 
 static void pageable_in_capture(bool buggy)
@@ -359,6 +403,9 @@ const std::vector<hosttest_case> hosttest_capture = {
     {"unjoined fork", "unjoined-fork", fork, nullptr, 0},
     {"event from outside a capture", "wait-outside-capture", outside_event, nullptr, 0},
     {"captured event", "captured-event", captured_event, nullptr, 0},
+    {"two captures joined", "capture-merge", merge, nullptr, 0},
+    {"capture ended by another thread", "capture-wrong-thread", other_thread, nullptr, 0},
+    {"capture ended twice", "end-without-capture", end_twice, nullptr, 0},
     {"pageable memory in a capture", "pageable-in-capture", pageable_in_capture, nullptr, 0},
     {"graph, launched again", nullptr, relaunch, nullptr, 0},
     {"graph with a stale address", "use-after-free", stale_address, nullptr, 0},

@@ -228,6 +228,15 @@ static void linking(bool buggy)
     CHECK_RC(cuModuleLoadData(&m, kept.data()), CUDA_ERROR_INVALID_IMAGE);
 }
 
+/* What nobody emulates is said, not guessed. */
+static void not_emulated(bool buggy)
+{
+    fixture f;
+    int value;
+    CUdevice_attribute which = buggy ? CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_WIDTH : CU_DEVICE_ATTRIBUTE_WARP_SIZE;
+    CHECK_RC(cuDeviceGetAttribute(&value, which, 0), buggy ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS);
+}
+
 static void leak_module(bool buggy)
 {
     fixture f;
@@ -408,6 +417,7 @@ const std::vector<hosttest_case> hosttest_code = {
     {"refusals", nullptr, refusals, nullptr, 0},
     {"PTX that is none", "ptx-error", bad_ptx, nullptr, 0},
     {"linking", "leak-link", linking, nullptr, 0},
+    {"attribute that is not emulated", "not-emulated", not_emulated, nullptr, 0},
     {"module left over", "leak-module", leak_module, nullptr, 0},
     {"cuInit", "not-initialised", not_initialised, nullptr, 0},
     {"entry points by name", nullptr, entry_points, nullptr, 0},

@@ -198,6 +198,65 @@ static void map_over(bool buggy)
     OK(cuMemRelease(handle));
 }
 
+static void unaligned_map(bool buggy)
+{
+    fixture f;
+    CUmemAllocationProp prop = device_memory();
+    CUmemGenericAllocationHandle handle;
+    CUdeviceptr base;
+    OK(cuMemAddressReserve(&base, 2 * GRANULE, 0, 0, 0));
+    OK(cuMemCreate(&handle, GRANULE, &prop, 0));
+    CUdeviceptr at = base + (buggy ? 4096 : GRANULE);
+    CHECK_RC(cuMemMap(at, GRANULE, 0, handle, 0), buggy ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS);
+    if (!buggy)
+        OK(cuMemUnmap(at, GRANULE));
+    OK(cuMemRelease(handle));
+    OK(cuMemAddressFree(base, 2 * GRANULE));
+}
+
+static void never_mapped(bool buggy)
+{
+    fixture f;
+    CUdeviceptr base;
+    uint32_t word = 1;
+    OK(cuMemAddressReserve(&base, GRANULE, 0, 0, 0));
+    if (buggy)
+        CHECK_RC(cuMemcpyHtoD(base, &word, 4), CUDA_ERROR_INVALID_VALUE);
+    OK(cuMemAddressFree(base, GRANULE));
+}
+
+static void wild(bool buggy)
+{
+    fixture f;
+    CUdeviceptr to = buggy ? 0x1234567000 : f.alloc(64);
+    uint32_t word = 1;
+    CHECK_RC(cuMemcpyHtoD(to, &word, 4), buggy ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS);
+}
+
+static void unaligned_fill(bool buggy)
+{
+    fixture f;
+    CUdeviceptr to = f.alloc(64) + (buggy ? 2 : 4);
+    CHECK_RC(cuMemsetD32Async(to, 1, 4, nullptr), buggy ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS);
+    OK(cuCtxSynchronize());
+}
+
+static void leak_mapping(bool buggy)
+{
+    fixture f;
+    CUmemAllocationProp prop = device_memory();
+    CUmemGenericAllocationHandle handle;
+    CUdeviceptr base;
+    OK(cuMemAddressReserve(&base, GRANULE, 0, 0, 0));
+    OK(cuMemCreate(&handle, GRANULE, &prop, 0));
+    OK(cuMemMap(base, GRANULE, 0, handle, 0));
+    OK(cuMemRelease(handle));
+    if (buggy)
+        return;
+    OK(cuMemUnmap(base, GRANULE));
+    OK(cuMemAddressFree(base, GRANULE));
+}
+
 static void free_while_mapped(bool buggy)
 {
     fixture f;
@@ -415,6 +474,11 @@ const std::vector<hosttest_case> hosttest_memory = {
     {"half a handle mapped", "partial-map", half_a_handle, nullptr, 0},
     {"map where nothing is reserved", "map-unreserved", map_unreserved, nullptr, 0},
     {"map over a mapping", "map-twice", map_over, nullptr, 0},
+    {"unaligned map", "unaligned-map", unaligned_map, nullptr, 0},
+    {"copy to what was never mapped", "unmapped", never_mapped, nullptr, 0},
+    {"copy to nowhere", "wild-address", wild, nullptr, 0},
+    {"unaligned fill", "misaligned", unaligned_fill, nullptr, 0},
+    {"mapping left over", "leak-mapping", leak_mapping, nullptr, 0},
     {"addresses freed while mapped", "free-while-mapped", free_while_mapped, nullptr, 0},
     {"half a mapping unmapped", "unmap-unmapped", half_an_unmap, nullptr, 0},
     {"access past what is mapped", "access-unmapped", access_too_far, nullptr, 0},

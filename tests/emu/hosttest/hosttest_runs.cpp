@@ -240,9 +240,14 @@ static int spawn_quiet(const char *program, std::vector<std::string> settings)
 
 static std::string strictness()
 {
-    return wrong_status("lenient", spawn_quiet("misuse_once", {}), 0) +
-           wrong_status("strict", spawn_quiet("misuse_once", {"EMU_STRICT=1"}), 99) +
-           wrong_status("a setting that is none", spawn_quiet("misuse_once", {"EMU_ORDER=fair"}), 2);
+    std::string wrong = wrong_status("lenient", spawn_quiet("misuse_once", {}), 0);
+    wrong += wrong_status("strict", spawn_quiet("misuse_once", {"EMU_STRICT=1"}), 99);
+    wrong += wrong_status("a setting that is none", spawn_quiet("misuse_once", {"EMU_ORDER=fair"}), 2);
+    wrong += wrong_status("a record that cannot be written",
+                          spawn_quiet("small_work", {"EMU_STRICT=1", "EMU_CLOCK=/nowhere/x"}), 99);
+    bool said = hosttest_read(shared_file("log")).find("emu: settings: EMU_CLOCK=/nowhere/x: No such file") !=
+                std::string::npos;
+    return wrong + (said ? "" : "the record that cannot be written is not reported");
 }
 
 static int count_lines(const std::string &text)
