@@ -3,6 +3,7 @@
  * Order of the checks of one access: alignment, then that the memory is there and may be used so, then races and
  * initialisation, then the bytes move. */
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "ptx_exec.h"

@@ -1,4 +1,6 @@
 /* ptx_alu - arithmetic of one warp instruction: rows in, a row out. Compiled once for each instruction set (PTX_ARCH). */
+#include <type_traits>
+
 #include "ptx_half.h"
 #include "ptx_lanes.h"
 

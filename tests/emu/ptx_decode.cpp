@@ -1,6 +1,5 @@
 /* ptx_decode - one statement to instructions. Each family checks every modifier: an unknown one is an error, never ignored. */
 #include <cstring>
-#include <set>
 
 #include "ptx_handlers.h"
 #include "ptx_lanes.h"

@@ -1,5 +1,6 @@
 /* ptx_exec - runs blocks: which warp, which path, which instruction. */
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "ptx_exec.h"

@@ -1,7 +1,9 @@
 /* ptx_parse - declarations, labels and operands of a module; what an instruction means is ptx_decode's matter.
  *
  * Takes what nvcc emits and no more. Whatever is not understood is an error that names the line. */
+#include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <cstdlib>
 #include <cstring>
 

@@ -1,5 +1,4 @@
 /* ptx_sync - lanes that look at each other, and barriers. */
-#include <algorithm>
 #include <cstring>
 
 #include "ptx_exec.h"

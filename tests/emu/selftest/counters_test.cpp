@@ -1,5 +1,7 @@
 /* counters_test - sectors, wavefronts, distinct bytes and work of kernels whose traffic can be told by hand; coverage; jitter. */
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "selftest.h"
 

@@ -1,5 +1,6 @@
 /* isa_test - instructions against plain C++: each case of isa_cases.h over edges and random values, then lanes, matrices,
  * memory and control against loops that do the same one lane at a time. */
+#include <algorithm>
 #include <cmath>
 #include <random>
 

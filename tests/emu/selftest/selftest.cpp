@@ -1,4 +1,4 @@
-/* selftest ISA.ptx BUGS.ptx COUNTERS.ptx - the interpreter against plain C++, and against planted bugs. */
+/* selftest ISA.ptx BUGS.ptx COUNTERS.ptx FORMS.ptx - the interpreter against plain C++, and against planted bugs. */
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -21,8 +21,8 @@ selftest_module selftest_parse(const char *path)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
-        fprintf(stderr, "usage: %s ISA.ptx BUGS.ptx COUNTERS.ptx\n", argv[0]);
+    if (argc != 5) {
+        fprintf(stderr, "usage: %s ISA.ptx BUGS.ptx COUNTERS.ptx FORMS.ptx\n", argv[0]);
         return 2;
     }
     selftest_count count;
@@ -30,6 +30,7 @@ int main(int argc, char **argv)
     isa_test(selftest_parse(argv[1]).get(), count);
     bugs_test(selftest_parse(argv[2]).get(), count);
     counters_test(selftest_parse(argv[3]).get(), count);
+    forms_test(selftest_parse(argv[4]).get(), count);
     printf("%u passed, %u failed\n", count.passed, count.failed);
     return count.failed ? 1 : 0;
 }

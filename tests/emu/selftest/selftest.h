@@ -2,7 +2,7 @@
  *
  *   isa_test.cpp    instructions against plain C++
  *   bugs_test.cpp   kernels with a planted bug, which must be reported by name, and their correct twins, which must not
- *   counters_test.cpp, text_test.cpp   traffic that can be told by hand; text that must be refused */
+ *   counters_test.cpp, forms_test.cpp, text_test.cpp   traffic that can be told by hand; PTX by hand; text to be refused */
 #ifndef ROUSE_EMU_SELFTEST_H
 #define ROUSE_EMU_SELFTEST_H
 
@@ -120,6 +120,7 @@ selftest_module selftest_parse(const char *path); /* exits when the file does no
 void isa_test(const ptx_module *module, selftest_count &count);
 void bugs_test(const ptx_module *module, selftest_count &count);
 void counters_test(const ptx_module *module, selftest_count &count);
+void forms_test(ptx_module *module, selftest_count &count);
 void text_test(selftest_count &count); /* what must be refused at parse */
 
 #endif
