@@ -96,7 +96,7 @@ void clock_pinned(int64_t bytes)
     c.pinned_bytes += bytes;
     c.pinned_peak = std::max(c.pinned_peak, c.pinned_bytes);
     if (bytes > 0)
-        thread_spend((double)bytes * settings().scale * settings().pin_ns_per_byte);
+        thread_spend((double)bytes * settings().pin_ns_per_byte); /* a ring is as large for every model: no scale */
 }
 
 /* --- disk --------------------------------------------------------------------------------------------------------------- */
@@ -171,7 +171,8 @@ void disk_announce(int fd, uint64_t offset, uint64_t bytes)
 
 void clock_write()
 {
-    if (settings().clock_file.empty())
+    /* Preloading reaches every program on the way to the one that is meant. */
+    if (settings().clock_file.empty() || (!device_initialised() && clocks().disk_bytes == 0))
         return;
     FILE *f = fopen(settings().clock_file.c_str(), "we");
     if (!f) {

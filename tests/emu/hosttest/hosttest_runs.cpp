@@ -382,9 +382,12 @@ static std::string link_bound()
 static std::string scaled()
 {
     std::string json,
-        wrong = timed("pipeline", {"EMU_DISK_GBPS=1", "EMU_LINK_GBPS=2", "EMU_SCALE=1000", "EMU_INIT_MS=500"}, &json);
+        wrong =
+            timed("pipeline",
+                  {"EMU_DISK_GBPS=1", "EMU_LINK_GBPS=2", "EMU_SCALE=1000", "EMU_INIT_MS=500", "EMU_PIN_MS_PER_GB=1000"},
+                  &json);
     return wrong + expect_us(json, "disk_busy_us", 8388608) +
-           expect_us(json, "synchronised_us", 500000 + 8388608 + 524288 + 2);
+           expect_us(json, "synchronised_us", 500000 + 2 * 1048.576 + 8388608 + 524288 + 2);
 }
 
 static std::string read_ahead()
