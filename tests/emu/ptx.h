@@ -105,8 +105,9 @@ class ptx_machine
     std::unique_ptr<state> s;
 };
 
-/* The shared address space: static (0) and dynamic (behind) shared memory of the running block begin here. */
-constexpr uint64_t PTX_SHARED_WINDOW = 0x7100000000ull; /* generic addresses of shared memory: window + offset */
+/* Generic addresses that are not device memory lie in [PTX_SHARED_WINDOW, 0x8000000000): shared memory first (static, then
+ * dynamic), local memory, variables of modules. ptx_memory has nothing there. */
+constexpr uint64_t PTX_SHARED_WINDOW = 0x7100000000ull;
 
 extern const std::vector<const char *> ptx_fault_names;
 

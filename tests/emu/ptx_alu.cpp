@@ -242,7 +242,7 @@ struct op_shr {
 };
 template <class T> inline s64 sign24(T a)
 {
-    return std::is_signed_v<T> ? static_cast<s32>(a << 8) >> 8 : static_cast<s64>(a & 0xffffff);
+    return std::is_signed_v<T> ? static_cast<s32>(static_cast<u32>(a) << 8) >> 8 : static_cast<s64>(a & 0xffffff);
 }
 struct op_mul24_lo {
     template <class T> static T of(T a, T b) { return static_cast<T>(sign24(a) * sign24(b)); }

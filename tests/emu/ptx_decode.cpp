@@ -93,7 +93,8 @@ void ptx_builder::finish()
     for (auto &e : table_entries)
         k->tables[e.inst].push_back(resolve(e.label, e.line));
     k->constants.resize(constants.size() * 8);
-    memcpy(k->constants.data(), constants.data(), constants.size() * 8);
+    if (!constants.empty())
+        memcpy(k->constants.data(), constants.data(), constants.size() * 8);
 }
 
 /* --- statements --------------------------------------------------------------------------------------------------- */

@@ -61,7 +61,7 @@ class selftest_memory : public ptx_memory
         bool writable, mapped;
     };
     std::list<block> ranges;
-    uint64_t next = 1ull << 32;
+    uint64_t next = 1ull << 45; /* above the windows of ptx.h, where drivers have it */
 
     block *around(uint64_t addr)
     {
