@@ -40,6 +40,8 @@ int cli_start_options(struct cli_model_options *o, struct base_trace *trace, str
         .redis = o->redis,
         .dtype = o->dtype ? o->dtype : "auto",
         .snapshot_key = o->snapshot_key,
+        .restore_plan = o->restore_plan,
+        .node_dir = o->node_dir,
         .build = o->no_snapshot ? SNAP_BUILD_NEVER : SNAP_BUILD_AUTO,
         .limits = {.n_ctx_max = (uint32_t)o->n_ctx,
                    .n_seqs_max = (uint32_t)o->n_seqs,

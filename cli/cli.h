@@ -15,7 +15,8 @@
 #include "snapshot/start.h"
 
 struct cli_model_options {
-    const char *model, *store, *redis, *device, *kernels, *deterministic, *graphs, *dtype, *snapshot_key;
+    const char *model, *store, *redis, *device, *kernels, *deterministic, *graphs, *dtype, *snapshot_key, *restore_plan,
+        *node_dir;
     uint64_t n_threads, n_ctx, n_seqs, n_step_tokens, kv_bytes;
     bool no_snapshot, json;
 };
@@ -164,6 +165,30 @@ struct cli_model_options {
          0,                                                                                                            \
          "Snapshot",                                                                                                   \
          "Part of the fingerprint: another key makes other snapshots of the same model.",                              \
+         false},                                                                                                       \
+        {"restore-plan",                                                                                               \
+         BASE_OPTION_CHOICE,                                                                                           \
+         &(o)->restore_plan,                                                                                           \
+         "WAY",                                                                                                        \
+         "auto",                                                                                                       \
+         "auto|attach|stream|ring",                                                                                    \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Snapshot",                                                                                                   \
+         "How weights take their place: attach maps the file's pages, shared by all workers of a node; stream reads "  \
+         "them into memory of this worker; ring sends them to a device. auto looks, and chooses.",                     \
+         false},                                                                                                       \
+        {"node-dir",                                                                                                   \
+         BASE_OPTION_STRING,                                                                                           \
+         &(o)->node_dir,                                                                                               \
+         "DIR",                                                                                                        \
+         NULL,                                                                                                         \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Snapshot",                                                                                                   \
+         "Where workers of one machine say to each other what is verified and who reads. Default: "                    \
+         "/dev/shm/rouse-UID.",                                                                                        \
          false},                                                                                                       \
     {                                                                                                                  \
         "no-snapshot", BASE_OPTION_FLAG, &(o)->no_snapshot, NULL, NULL, NULL, 0, 0, "Snapshot",                        \

@@ -35,7 +35,7 @@ struct gpu_backend {
                          struct gpu_result *out_result, struct base_error *err);
     bool (*model_samples)(const struct gpu_model *model, const struct model_sampling *sampling);
 
-    /* The rest may be NULL: a device whose memory is this process's own, with nothing to choose and nothing to give back. */
+    /* The rest may be NULL: a device with nothing to choose, nothing to give back, and one way to be filled. */
     int (*model_warm_up)(struct gpu_model *model, struct base_error *err);
     int (*choices_export)(struct gpu_model *model, struct base_buffer *out, struct base_error *err);
     int (*choices_import)(struct gpu_model *model, const void *bytes, size_t n, struct base_error *err);
@@ -50,6 +50,7 @@ struct gpu_backend {
     int (*direct_read)(struct gpu_direct *direct, struct gpu_model *model, uint64_t offset, uint32_t n_bytes,
                        uint64_t file_offset, uint64_t *out_hash, struct base_error *err);
     void (*direct_close)(struct gpu_direct *direct);
+    int (*model_map)(struct gpu_model *model, int fd, uint64_t file_offset, struct base_error *err);
     int (*model_sleep)(struct gpu_model *model, struct base_error *err);
     int (*model_wake)(struct gpu_model *model, struct base_error *err);
 };

@@ -188,6 +188,17 @@ uint8_t *gpu_model_host(struct gpu_model *model)
     return model->device->backend->model_host(model);
 }
 
+bool gpu_device_maps(const struct gpu_device *device)
+{
+    return device->backend->model_map != NULL;
+}
+
+int gpu_model_map(struct gpu_model *model, int fd, uint64_t file_offset, struct base_error *err)
+{
+    assert(gpu_device_maps(model->device) && file_offset % GPU_MAP_ALIGN == 0);
+    return model->device->backend->model_map(model, fd, file_offset, err);
+}
+
 int gpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err)
 {
     assert(offset <= model->plan.weights_bytes && n_bytes <= model->plan.weights_bytes - offset);

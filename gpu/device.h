@@ -8,7 +8,7 @@
  * range is filled either by gpu_model_load (convert and pack a model directory: slow, once) or byte for byte from a
  * snapshot. Its layout depends on configuration, dtype and GPU_LAYOUT_VERSION alone, not on the limits.
  *
- *   RESERVED -> LOADED   gpu_model_load, or the caller wrote the whole weight range; then gpu_model_forward may run
+ *   RESERVED -> LOADED   gpu_model_load, or the caller wrote the whole weight range, or mapped it; then gpu_model_forward may run
  *   LOADED   -> ASLEEP   gpu_model_sleep: the device memory is given back, addresses and choices stay
  *   ASLEEP   -> RESERVED gpu_model_wake: memory again, empty; the weight range must be filled anew
  *
@@ -31,9 +31,9 @@
 #include "model/sampler.h"
 #include "model/weights.h"
 
-#define GPU_LAYOUT_VERSION 1  /* of the weight range; part of every fingerprint */
+#define GPU_LAYOUT_VERSION 1      /* of the weight range; part of every fingerprint */
 #define GPU_ARCH_HOST      "host" /* gpu_info.arch of a planner */
-#define GPU_BLOCK_TOKENS   16 /* tokens in one KV block */
+#define GPU_BLOCK_TOKENS   16     /* tokens in one KV block */
 
 struct gpu_device;
 struct gpu_model;
@@ -114,6 +114,13 @@ const struct gpu_plan *gpu_model_plan(const struct gpu_model *model);
  * gpu_upload fills it and gpu_model_read reads it. */
 uint8_t *gpu_model_host(struct gpu_model *model);
 
+/* Whether the weight range may be a file's own pages (gpu_model_map): where it is memory that this process addresses. */
+bool gpu_device_maps(const struct gpu_device *device);
+/* The weight range becomes the page cache's pages of the file, from file_offset (a multiple of 2 MiB) on, for reading: shared by all
+ * processes that map it, in huge pages where the file system keeps such. Nothing is read yet, and the file may be closed. Once, of a
+ * model that is RESERVED. The file must stay as it is: where it is cut short, using the weights ends the process (SIGBUS). */
+int gpu_model_map(struct gpu_model *model, int fd, uint64_t file_offset, struct base_error *err);
+
 /* Bytes of the weight range back to the host, whatever the device. */
 int gpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err);
 
@@ -140,8 +147,9 @@ struct gpu_sequence {
 
 /* What a step gives, lent until the next call. */
 struct gpu_result {
-    const float *logits;    /* [sum of n_logits of the sequences without sampling][V], sequences in order */
-    const int32_t *sampled; /* [n_sequences] of those with sampling; -1: a logit was NaN or +infinity, or all -infinity */
+    const float *logits; /* [sum of n_logits of the sequences without sampling][V], sequences in order */
+    const int32_t
+        *sampled; /* [n_sequences] of those with sampling; -1: a logit was NaN or +infinity, or all -infinity */
 };
 
 /* One step: any mix of prefill chunks and decoding sequences. A sequence may stand in a step twice, prompt first, then

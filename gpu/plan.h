@@ -14,6 +14,7 @@
 
 #define GPU_TENSOR_ALIGN 256
 #define GPU_RANGE_ALIGN  4096
+#define GPU_MAP_ALIGN    (2u << 20) /* of what is mapped into a weight range: a huge page */
 
 /* What a layer holds. In the arena they lie in this order, except that the second norm of a sequential layer comes after
  * the attention, where it is used. */

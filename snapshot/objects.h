@@ -28,16 +28,16 @@ struct snap_object {
 
 struct snap_objects_ops {
     /* ERR_NOTFOUND; ERR_INPUT: larger than n_max; ERR_SERVICE, ERR_IO: the store does not answer. out_etag may be NULL. */
-    int (*get)(struct snap_objects *o, const char *key, size_t n_max, struct base_buffer *out, char out_etag[SNAP_ETAG_MAX],
-               struct base_error *err);
+    int (*get)(struct snap_objects *o, const char *key, size_t n_max, struct base_buffer *out,
+               char out_etag[SNAP_ETAG_MAX], struct base_error *err);
     /* if_etag NULL: whatever is there. ERR_AGAIN: it is not what if_etag stands for. */
     int (*put)(struct snap_objects *o, const char *key, const void *bytes, size_t n, const char *if_etag,
                struct base_error *err);
     /* One that is not there is removed already: 0. */
     int (*remove)(struct snap_objects *o, const char *key, struct base_error *err);
     /* Every object whose key begins with prefix ("names/"), in no order; visit returns false to stop. */
-    int (*list)(struct snap_objects *o, const char *prefix, bool (*visit)(void *context, const struct snap_object *object),
-                void *context, struct base_error *err);
+    int (*list)(struct snap_objects *o, const char *prefix,
+                bool (*visit)(void *context, const struct snap_object *object), void *context, struct base_error *err);
     void (*close)(struct snap_objects *o);
 };
 

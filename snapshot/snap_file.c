@@ -83,19 +83,29 @@ static int read_range(struct snap_file *f, uint8_t *to, size_t n, uint64_t offse
     return read_buffered(f, to, n, offset, err); /* after a short read too: it says what is wrong, if anything is */
 }
 
+int snap_file_read_buffered(const struct snap_file *f, uint32_t chunk, void *to, struct base_error *err)
+{
+    struct snap_chunk c = snap_layout_chunk(&f->layout, chunk);
+    return read_buffered(f, to, c.bytes, c.offset, err);
+}
+
+int snap_file_check_chunk(const struct snap_file *f, uint32_t chunk, const void *bytes, struct base_error *err)
+{
+    struct snap_chunk c = snap_layout_chunk(&f->layout, chunk);
+    if (f->unhashed || snap_chunk_hash(bytes, c.bytes) == f->hashes[chunk])
+        return 0;
+    return base_fail(err, ERR_CORRUPT,
+                     "section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
+                     ", %u bytes) does not match its checksum",
+                     snap_section_name(c.kind), c.at, c.offset, c.bytes);
+}
+
 int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct base_error *err)
 {
     struct snap_chunk c = snap_layout_chunk(&f->layout, chunk);
     assert((uintptr_t)to % SNAP_PAGE_BYTES == 0);
     int rc = read_range(f, to, c.bytes, c.offset, err);
-    if (rc < 0)
-        return rc;
-    if (snap_chunk_hash(to, c.bytes) != f->hashes[chunk])
-        return base_fail(err, ERR_CORRUPT,
-                         "section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
-                         ", %u bytes) does not match its checksum",
-                         snap_section_name(c.kind), c.at, c.offset, c.bytes);
-    return 0;
+    return rc < 0 ? rc : snap_file_check_chunk(f, chunk, to, err);
 }
 
 int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes,
@@ -130,6 +140,8 @@ static int open_fd(struct snap_file *f, uint64_t *out_bytes, struct base_error *
         return base_fail(err, ERR_CORRUPT, "not a regular file");
     f->device = st.st_dev;
     f->inode = st.st_ino;
+    f->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    f->ctime_ns = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
     *out_bytes = (uint64_t)st.st_size;
     if (*out_bytes < SNAP_HEADER_BYTES)
         return base_fail(err, ERR_CORRUPT, "%" PRIu64 " bytes: shorter than a header", *out_bytes);

@@ -27,9 +27,11 @@ struct snap_file {
     int fd;
     int fd_direct;         /* -1: the file system has no O_DIRECT */
     atomic_bool no_direct; /* set by the first read that it refuses */
-    void *map;             /* never touched: only asked which of its pages are cached; NULL: not mappable */
-    dev_t device;          /* which file this is, whatever its name points at later */
+    bool unhashed; /* chunks are taken as they come: to measure what checking them costs, never to compute with */
+    void *map;     /* never touched: only asked which of its pages are cached; NULL: not mappable */
+    dev_t device;  /* which file this is, whatever its name points at later */
     ino_t inode;
+    int64_t mtime_ns, ctime_ns; /* Unix */
     struct snap_layout layout;
     uint64_t *hashes; /* [layout.n_chunks] XXH3-64 */
     char digest[SNAP_SHA256_CHARS + 1];
@@ -45,6 +47,11 @@ bool snap_file_is_cached(const struct snap_file *f, uint32_t chunk);
 
 /* Reads one chunk of `chunk.bytes` and checks it. `to` begins at a page. Any thread. */
 int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct base_error *err);
+
+/* Reads it through the page cache, wherever it is, unchecked. */
+int snap_file_read_buffered(const struct snap_file *f, uint32_t chunk, void *to, struct base_error *err);
+/* Checks one that is in memory already, however it came there. Any thread. */
+int snap_file_check_chunk(const struct snap_file *f, uint32_t chunk, const void *bytes, struct base_error *err);
 
 /* A whole section into new memory (page-aligned, stored bytes long; free() it). */
 int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes,

@@ -13,15 +13,21 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/pool.h"
 #include "base/progress.h"
+#include "snapshot/chunk_reader.h"
 
+/* Linux 5.14 */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#define MADV_POPULATE_WRITE 23
 #endif
 
 enum {
-    /* Chunks in flight. More than cores: direct reads wait for the disk, and a disk wants several requests at once. */
-    READERS = 8,
+    READERS_MAX = 8,
+    READERS_URING_MAX = 4, /* hashing is what they do */
     /* POSIX_FADV_WILLNEED reads no further than the device's largest request or its read-ahead, whatever it is asked for. */
     ANNOUNCE_BYTES = 128 << 10,
     DRAW_MS = 100
@@ -33,9 +39,11 @@ struct held {
 
 struct snap_fill {
     struct snap_fill_options o;
-    uint32_t first_chunk, n_chunks; /* of those that are filled in */
-    struct gpu_upload *upload;      /* NULL: the arena is addressable */
-    pthread_t threads[READERS];
+    uint32_t depth;                                 /* of one thread's reader */
+    atomic_uint_fast64_t touched_bytes, touched_ns; /* first touch, summed over the threads */
+    uint32_t first_chunk, n_chunks;                 /* of those that are filled in */
+    struct gpu_upload *upload;                      /* NULL: the arena is addressable */
+    pthread_t threads[READERS_MAX];
     uint32_t n_threads;
     uint64_t began_ns, total;
     struct base_progress bar; /* the driving thread's */
@@ -74,10 +82,25 @@ static struct snap_chunk chunk_of(const struct snap_fill *f, uint32_t chunk)
 
 /* ---- in place ---- */
 
+/* What this machine learns from it for the next time. */
+static void note_for_node(const struct snap_fill *f, uint64_t ns)
+{
+    static const enum snap_rate of_way[] = {
+        [RESTORE_ATTACH] = SNAP_RATE_ATTACH, [RESTORE_STREAM] = SNAP_RATE_STREAM, [RESTORE_RING] = SNAP_RATE_RING};
+    const uint64_t touched_ns = atomic_load(&f->touched_ns);
+    if (!f->o.cold || ns == 0)
+        return;
+    snap_node_note_rate(f->o.node_dir, f->o.file->device, of_way[f->o.plan.way], (double)f->total * 1e9 / (double)ns);
+    if (touched_ns > 0)
+        snap_node_note_rate(f->o.node_dir, f->o.file->device, SNAP_RATE_TOUCH,
+                            (double)atomic_load(&f->touched_bytes) * 1e9 * f->n_threads / (double)touched_ns);
+}
+
 static void note_rate(const struct snap_fill *f)
 {
     char text[32];
     uint64_t ns = base_clock_mono_ns() - f->began_ns;
+    note_for_node(f, ns);
     base_trace_end(f->o.trace, BASE_TRACE_RESTORE);
     snprintf(text, sizeof(text), "%" PRIu64, f->total);
     base_trace_note(f->o.trace, "bytes", text);
@@ -96,6 +119,8 @@ static void mark_in_place(struct snap_fill *f, uint32_t chunk)
         f->n_prefix++;
     if (f->n_prefix == f->n_chunks)
         note_rate(f);
+    if (f->o.node)
+        snap_node_advance(f->o.node, f->done);
     pthread_cond_broadcast(&f->changed);
     pthread_mutex_unlock(&f->lock);
 }
@@ -134,20 +159,14 @@ static struct gpu_model *await_model(struct snap_fill *f)
     return model;
 }
 
-/* First touch by the reading thread: in parallel, in whole chunks, while other threads wait for the disk. Left to the
+/* First touch by the reading thread: in parallel, in whole chunks, while other reads wait for the disk. Left to the
  * read itself, the kernel would take the faults one page at a time. Older kernels refuse; then that is what happens. */
-static void populate(void *to, size_t n)
+static void populate(struct snap_fill *f, void *to, size_t n)
 {
+    uint64_t began_ns = base_clock_mono_ns();
     (void)madvise(to, n, MADV_POPULATE_WRITE);
-}
-
-static int read_to(struct snap_fill *f, uint32_t chunk, uint8_t *to, struct base_error *err)
-{
-    populate(to, chunk_of(f, chunk).bytes);
-    int rc = snap_file_read_chunk(f->o.file, f->first_chunk + chunk, to, err);
-    if (rc == 0)
-        mark_in_place(f, chunk);
-    return rc;
+    atomic_fetch_add(&f->touched_ns, base_clock_mono_ns() - began_ns);
+    atomic_fetch_add(&f->touched_bytes, n);
 }
 
 static void announce(const struct snap_fill *f, uint32_t chunk)
@@ -199,24 +218,6 @@ static bool hold(struct snap_fill *f, uint32_t slot, uint32_t chunk)
         f->held[f->n_held++] = (struct held){slot, chunk};
     pthread_mutex_unlock(&f->lock);
     return early;
-}
-
-static int read_through_ring(struct snap_fill *f, uint32_t chunk, struct base_error *err)
-{
-    uint32_t slot = 0;
-    uint8_t *buffer = NULL;
-    if (!await_room(f))
-        return ERR_STOPPED;
-    int rc = gpu_upload_take(f->upload, &slot, &buffer, err);
-    if (rc < 0)
-        return rc;
-    populate(buffer, SNAP_CHUNK_BYTES);
-    rc = snap_file_read_chunk(f->o.file, f->first_chunk + chunk, buffer, err);
-    if (rc < 0) {
-        (void)gpu_upload_put(f->upload, slot, f->model, 0, 0, NULL); /* given back; what failed is already known */
-        return rc;
-    }
-    return hold(f, slot, chunk) ? 0 : put(f, slot, chunk, err);
 }
 
 /* ---- past this process's memory ---- */
@@ -274,17 +275,6 @@ void snap_fill_direct(struct snap_fill *f)
     pthread_mutex_unlock(&f->lock);
 }
 
-static int read_chunk(struct snap_fill *f, uint32_t chunk, struct base_error *err)
-{
-    struct snap_chunk c = chunk_of(f, chunk);
-    if (c.kind == SNAP_TOKENIZER)
-        return read_to(f, chunk, f->o.tokenizer + c.at, err);
-    if (f->upload)
-        return read_directly(f, chunk) ? 0 : read_through_ring(f, chunk, err);
-    struct gpu_model *model = await_model(f);
-    return model ? read_to(f, chunk, gpu_model_host(model) + c.at, err) : ERR_STOPPED;
-}
-
 /* In the order of the file, which is the order of execution. */
 static bool next_chunk(struct snap_fill *f, uint32_t *out_chunk)
 {
@@ -296,17 +286,132 @@ static bool next_chunk(struct snap_fill *f, uint32_t *out_chunk)
     return any;
 }
 
+/* ---- attach: the weights are the file's pages ---- */
+
+/* The pages are brought in and mapped, and hashed where they will be used. What cannot be brought in so is read: that says why, and an
+ * old kernel that cannot populate has the pages in its cache afterwards. */
+static int attach_chunk(struct snap_fill *f, uint32_t chunk, uint8_t *at, uint8_t *scratch, struct base_error *err)
+{
+    struct snap_chunk c = chunk_of(f, chunk);
+    if (madvise(at, c.bytes, MADV_POPULATE_READ) < 0) {
+        int rc = snap_file_read_buffered(f->o.file, f->first_chunk + chunk, scratch, err);
+        if (rc < 0)
+            return rc;
+    }
+    return snap_file_check_chunk(f->o.file, f->first_chunk + chunk, at, err);
+}
+
+static int attach_chunks(struct snap_fill *f, uint8_t *scratch, struct base_error *err)
+{
+    uint32_t chunk;
+    int rc = 0;
+    while (rc == 0 && next_chunk(f, &chunk)) {
+        struct snap_chunk c = chunk_of(f, chunk);
+        if (c.kind == SNAP_TOKENIZER) {
+            rc = snap_file_read_chunk(f->o.file, f->first_chunk + chunk, f->o.tokenizer + c.at, err);
+        } else {
+            struct gpu_model *model = await_model(f);
+            rc = model ? attach_chunk(f, chunk, gpu_model_host(model) + c.at, scratch, err) : ERR_STOPPED;
+        }
+        if (rc == 0)
+            mark_in_place(f, chunk);
+    }
+    return rc;
+}
+
+static int attach_main(struct snap_fill *f, struct base_error *err)
+{
+    uint8_t *scratch = aligned_alloc(SNAP_PAGE_BYTES, SNAP_CHUNK_BYTES);
+    int rc = scratch ? attach_chunks(f, scratch, err) : base_fail(err, ERR_NOMEM, "restore: out of memory");
+    free(scratch);
+    return rc;
+}
+
+/* ---- stream and ring: several reads under way ---- */
+
+/* One more read begun, or the chunk already in place by another way. */
+static int begin_chunk(struct snap_fill *f, struct chunk_reader *r, uint32_t chunk, struct base_error *err)
+{
+    struct snap_chunk c = chunk_of(f, chunk);
+    uint32_t slot = 0;
+    uint8_t *to = NULL;
+    int rc = 0;
+    if (c.kind == SNAP_TOKENIZER) {
+        to = f->o.tokenizer + c.at;
+        slot = CHUNK_READER_NO_SLOT;
+    } else if (f->upload) {
+        if (read_directly(f, chunk))
+            return 0;
+        rc = await_room(f) ? gpu_upload_take(f->upload, &slot, &to, err) : ERR_STOPPED;
+    } else {
+        struct gpu_model *model = await_model(f);
+        to = model ? gpu_model_host(model) + c.at : NULL;
+        rc = model ? 0 : ERR_STOPPED;
+        slot = CHUNK_READER_NO_SLOT;
+    }
+    if (rc < 0)
+        return rc;
+    populate(f, to, slot == CHUNK_READER_NO_SLOT ? c.bytes : SNAP_CHUNK_BYTES);
+    return chunk_reader_submit(r, f->first_chunk + chunk, to, slot, err);
+}
+
+static int end_chunk(struct snap_fill *f, struct chunk_reader *r, struct base_error *err)
+{
+    struct chunk_read read;
+    int rc = chunk_reader_take(r, &read, err);
+    uint32_t chunk = read.chunk - f->first_chunk;
+    if (read.slot == CHUNK_READER_NO_SLOT) {
+        if (rc == 0)
+            mark_in_place(f, chunk);
+        return rc;
+    }
+    if (rc < 0) {
+        (void)gpu_upload_put(f->upload, read.slot, f->model, 0, 0, NULL); /* given back; what failed is already known */
+        return rc;
+    }
+    return hold(f, read.slot, chunk) ? 0 : put(f, read.slot, chunk, err);
+}
+
+static int stream_chunks(struct snap_fill *f, struct chunk_reader *r, struct base_error *err)
+{
+    uint32_t chunk;
+    bool more = true;
+    int rc = 0;
+    while (rc == 0 && (more || chunk_reader_n_pending(r) > 0)) {
+        while (rc == 0 && more && chunk_reader_has_room(r)) {
+            more = next_chunk(f, &chunk);
+            rc = more ? begin_chunk(f, r, chunk, err) : 0;
+        }
+        if (rc == 0 && chunk_reader_n_pending(r) > 0)
+            rc = end_chunk(f, r, err);
+    }
+    while (chunk_reader_n_pending(r) > 0) /* after a failure: every slot goes back */
+        (void)end_chunk(f, r, NULL);
+    return rc;
+}
+
+static int stream_main(struct snap_fill *f, struct base_error *err)
+{
+    struct chunk_reader *r = NULL;
+    const struct chunk_reader_options options = {.file = f->o.file,
+                                                 .uring = f->o.plan.uring,
+                                                 .direct = f->o.plan.direct,
+                                                 .depth = f->depth,
+                                                 .n_slots = f->upload ? f->o.ring_slots : 0};
+    int rc = chunk_reader_open(&options, &r, err);
+    if (rc == 0)
+        rc = stream_chunks(f, r, err);
+    chunk_reader_close(r);
+    return rc;
+}
+
 static void *reader_main(void *fill)
 {
     struct snap_fill *f = fill;
     struct base_error err = {0};
-    uint32_t chunk;
-    while (next_chunk(f, &chunk)) {
-        if (read_chunk(f, chunk, &err) < 0) {
-            fill_stop(f, &err);
-            break;
-        }
-    }
+    int rc = f->o.plan.way == RESTORE_ATTACH ? attach_main(f, &err) : stream_main(f, &err);
+    if (rc < 0)
+        fill_stop(f, &err);
     return NULL;
 }
 
@@ -330,9 +435,22 @@ static void start_bar(struct snap_fill *f)
         base_progress_begin(&f->bar, "restoring snapshot", "B", f->total);
 }
 
+/* Page cache and disk want several reads at once: by as many threads, or by a ring a thread. With a device's ring all threads together
+ * have less under way than it has slots, but for one: so none waits for a slot that only itself could free. */
+static uint32_t plan_threads(struct snap_fill *f)
+{
+    const bool uring = f->o.plan.way != RESTORE_ATTACH && f->o.plan.uring;
+    uint32_t n = uring ? base_pool_default_threads() : f->o.plan.depth, most = uring ? READERS_URING_MAX : READERS_MAX;
+    uint32_t in_flight = f->upload && f->o.ring_slots < f->o.plan.depth ? f->o.ring_slots : f->o.plan.depth;
+    n = n < most ? n : most;
+    f->depth = uring && in_flight > n ? in_flight / n : 1;
+    return n < f->n_chunks ? n : f->n_chunks;
+}
+
 static int start_threads(struct snap_fill *f, struct base_error *err)
 {
-    while (f->n_threads < READERS && f->n_threads < f->n_chunks) {
+    const uint32_t n = plan_threads(f);
+    while (f->n_threads < n) {
         if (pthread_create(&f->threads[f->n_threads], NULL, reader_main, f) != 0)
             return base_fail(err, ERR_NOMEM, "restore: no thread");
         pthread_setname_np(f->threads[f->n_threads++], "rouse-restore");
@@ -348,7 +466,7 @@ int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **
         return base_fail(err, ERR_NOMEM, "restore: out of memory");
     f->o = *options;
     f->o.ring_slots = options->ring_slots ? options->ring_slots : SNAP_RING_SLOTS;
-    assert(f->o.ring_slots <= SNAP_RING_SLOTS);
+    assert(f->o.ring_slots <= SNAP_RING_SLOTS && f->o.plan.way != RESTORE_AUTO && f->o.plan.depth > 0);
     f->first_chunk = l->sections[options->tokenizer ? SNAP_TOKENIZER : SNAP_WEIGHTS].first_chunk;
     f->n_chunks = l->n_chunks - f->first_chunk;
     f->began_ns = base_clock_mono_ns();
@@ -356,7 +474,7 @@ int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **
     pthread_cond_init(&f->changed, NULL);
     f->in_place = calloc(f->n_chunks, sizeof(*f->in_place));
     int rc = f->in_place ? 0 : base_fail(err, ERR_NOMEM, "restore: out of memory for %u chunks", f->n_chunks);
-    if (rc == 0 && gpu_device_uploads(options->device))
+    if (rc == 0 && options->plan.way == RESTORE_RING)
         rc = gpu_upload_open(options->device, f->o.ring_slots, SNAP_CHUNK_BYTES, &f->upload, err);
     if (rc < 0) {
         fill_free(f);

@@ -7,8 +7,8 @@
  *                       announced to the kernel, so that the disk does not wait for a device that is still being opened
  *   FILLING -> gone     snap_fill_end: everything is in place, or the first failure
  *
- * (1) A chunk is put on its way to a device after its checksum matched, never before. In memory that is addressable, and when it
- *     comes from storage directly, it lies in place before; but no gate opens for it.
+ * (1) A chunk is put on its way to a device after its checksum matched, never before. In memory that is addressable or mapped, and when
+ *     it comes from storage directly, it lies in place before; but no gate opens for it.
  * (2) Staging takes SNAP_RING_SLOTS chunks, whatever the size of the model. */
 #ifndef ROUSE_SNAPSHOT_SNAP_FILL_H
 #define ROUSE_SNAPSHOT_SNAP_FILL_H
@@ -18,15 +18,21 @@
 
 #include "base/trace.h"
 #include "gpu/device.h"
-#include "snapshot/snap_file.h"
+#include "snapshot/restore_plan.h"
 
-enum { SNAP_RING_SLOTS = 32 }; /* of SNAP_CHUNK_BYTES: 128 MiB; 8 being read, the others on their way over the link */
+enum {
+    SNAP_RING_SLOTS = 32
+}; /* of SNAP_CHUNK_BYTES: 128 MiB; half of them being read, the others on their way over the link */
 
 struct snap_fill;
 
 struct snap_fill_options {
     struct gpu_device *device;
     struct snap_file *file;
+    struct restore_plan plan; /* not trusted: then there is nothing to do here */
+    bool cold;                /* so far as was seen: what it takes is a measurement of the disk */
+    const char *node_dir;     /* where that is remembered */
+    struct snap_node *node;   /* hears how it gets on; may be NULL */
     uint32_t ring_slots;      /* 0: SNAP_RING_SLOTS, which is also the most */
     uint8_t *tokenizer;       /* stored_bytes of its section; NULL: the weights alone */
     struct base_trace *trace; /* BASE_TRACE_RESTORE ends with the last chunk; may be NULL */
@@ -35,7 +41,7 @@ struct snap_fill_options {
 
 int snap_fill_begin(const struct snap_fill_options *options, struct snap_fill **out_fill, struct base_error *err);
 
-/* The model whose plan the file's weights follow. Once. */
+/* The model whose plan the file's weights follow; to attach, already mapped. Once. */
 void snap_fill_model(struct snap_fill *fill, struct gpu_model *model);
 
 /* From here on chunks that are not in the page cache go from storage to the device directly, where that works; it is said once

@@ -1,17 +1,31 @@
 #include "snapshot/snap_restore.h"
 
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "snapshot/snap_fill.h"
 #include "snapshot/snap_plan.h"
 #include "snapshot/start.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+enum { MAP_AHEAD_MS = 10, MAP_AHEAD_BYTES = 64 << 20 };
+
+#define COLD_SHARE 0.02 /* cached at most, for a restore to say something of the disk */
+
 /* What a restore needs until the model stands. */
 struct parts {
     struct snap_plan plan;
+    struct restore_plan way;
+    struct snap_node *node;  /* NULL: on its own */
     struct snap_proof proof; /* n_tokens 0: of a host snapshot */
     uint8_t *choices;
     struct snap_fill *fill;
@@ -107,6 +121,78 @@ static int open_tokenizer(const struct snap_file *f, struct snap_restored *out, 
     return 0;
 }
 
+/* ---- which way ---- */
+
+/* Once a process: it costs sharing between starts, nothing else. */
+static void open_node(const struct snap_restore *r, const struct snap_file *f, struct parts *parts)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    struct base_error why = {0};
+    if (r->unverified)
+        return;
+    if (snap_node_open(r->node_dir, f, gpu_device_info(r->device)->arch, &parts->node, &why) < 0 &&
+        !atomic_flag_test_and_set(&said))
+        base_log_info("starts on this node do not know of each other", LOG_STR("reason", why.text));
+}
+
+static void note_plan(const struct snap_restore *r, const struct parts *parts)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    const struct restore_plan *p = &parts->way;
+    char text[32];
+    base_trace_note(r->trace, "plan", restore_way_name(p->way));
+    base_trace_note(r->trace, "plan_reason", p->reason);
+    snprintf(text, sizeof(text), "%.3f", p->estimate_s);
+    if (p->estimate_s >= 0)
+        base_trace_note(r->trace, "estimate_s", text);
+    if (p->way != RESTORE_ATTACH && (!p->uring || !p->direct) && !atomic_flag_test_and_set(&said))
+        base_log_info("snapshots are read the slower way here", LOG_STR("io_uring", p->uring ? "yes" : "refused"),
+                      LOG_STR("past the page cache", p->direct ? "yes" : "no"));
+}
+
+static int choose(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
+                  struct base_error *err)
+{
+    struct restore_ground ground;
+    restore_look(f, r->device, r->node_dir, parts->node, &ground);
+    *out_cached = ground.cached;
+    return restore_choose(&ground, r->way, &parts->way, err);
+}
+
+/* Of several starts on a node one reads the file, and the others map what it has read and proven. */
+static int choose_way(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
+                      struct base_error *err)
+{
+    open_node(r, f, parts);
+    int rc = choose(r, f, parts, out_cached, err);
+    if (rc == 0 && parts->node && parts->way.way == RESTORE_ATTACH && !parts->way.trusted &&
+        snap_node_await(parts->node) == SNAP_NODE_PROVEN)
+        rc = choose(r, f, parts, out_cached, err);
+    if (rc == 0)
+        note_plan(r, parts);
+    return rc;
+}
+
+/* ---- the steps ---- */
+
+static int begin_fill(const struct snap_restore *r, struct snap_file *f, struct parts *parts, struct snap_restored *out,
+                      double cached, struct base_error *err)
+{
+    out->tokenizer_blob = aligned_alloc(SNAP_PAGE_BYTES, f->layout.sections[SNAP_TOKENIZER].stored_bytes);
+    if (!out->tokenizer_blob)
+        return base_fail(err, ERR_NOMEM, "tokenizer: out of memory");
+    const struct snap_fill_options options = {.device = r->device,
+                                              .file = f,
+                                              .plan = parts->way,
+                                              .cold = cached < COLD_SHARE,
+                                              .node_dir = r->node_dir,
+                                              .node = parts->node,
+                                              .tokenizer = out->tokenizer_blob,
+                                              .trace = r->trace,
+                                              .progress = r->progress};
+    return snap_fill_begin(&options, &parts->fill, err);
+}
+
 /* The small sections, and the readers on their way with the large ones. Nothing of it needs a device that is ready. */
 static int begin_reading(const struct snap_restore *r, struct snap_file *f, struct parts *parts,
                          struct snap_restored *out, struct base_error *err)
@@ -120,13 +206,30 @@ static int begin_reading(const struct snap_restore *r, struct snap_file *f, stru
         rc = read_proof(f, parts->plan.config.vocab, &parts->proof, err);
     if (rc < 0)
         return rc;
-    out->tokenizer_blob = aligned_alloc(SNAP_PAGE_BYTES, f->layout.sections[SNAP_TOKENIZER].stored_bytes);
-    if (!out->tokenizer_blob)
-        return base_fail(err, ERR_NOMEM, "tokenizer: out of memory");
-    const struct snap_fill_options options = {
-        .device = r->device, .file = f, .tokenizer = out->tokenizer_blob, .trace = r->trace, .progress = r->progress};
-    rc = snap_fill_begin(&options, &parts->fill, err);
+    double cached = 0;
+    rc = choose_way(r, f, parts, &cached, err);
+    if (rc < 0)
+        return rc;
+    if (parts->way.trusted) {
+        uint8_t *blob = NULL;
+        rc = snap_file_read_section(f, SNAP_TOKENIZER, &blob, err);
+        out->tokenizer_blob = blob;
+    } else {
+        rc = begin_fill(r, f, parts, out, cached, err);
+    }
     return rc < 0 ? rc : snap_file_read_section(f, SNAP_CHOICES, &parts->choices, err);
+}
+
+/* Page table entries for what is in the page cache: with huge pages all of it in a millisecond. With small ones the forward pass
+ * takes the rest as it goes, and the start does not wait for it. */
+static void map_ahead(struct gpu_model *model)
+{
+    const uint64_t bytes = gpu_model_plan(model)->weights_bytes,
+                   until_ns = base_clock_mono_ns() + MAP_AHEAD_MS * UINT64_C(1000000);
+    for (uint64_t at = 0; at < bytes && base_clock_mono_ns() < until_ns; at += MAP_AHEAD_BYTES)
+        if (madvise(gpu_model_host(model) + at, bytes - at < MAP_AHEAD_BYTES ? bytes - at : MAP_AHEAD_BYTES,
+                    MADV_POPULATE_READ) < 0)
+            return;
 }
 
 /* The device's part that needs no weights: its memory, its code. Readers fill the ring meanwhile, then the arena. */
@@ -135,8 +238,15 @@ static int prepare_model(const struct snap_restore *r, const struct snap_file *f
 {
     size_t n_choices = f->layout.sections[SNAP_CHOICES].bytes;
     int rc = make_model(r, &parts->plan, &out->gpu, err);
+    if (rc == 0 && parts->way.way == RESTORE_ATTACH)
+        rc = gpu_model_map(out->gpu, f->fd, f->layout.sections[SNAP_WEIGHTS].offset, err);
     if (rc < 0)
         return rc;
+    if (parts->way.trusted) {
+        map_ahead(out->gpu);
+        base_trace_end(r->trace, BASE_TRACE_RESTORE);
+        return 0;
+    }
     snap_fill_model(parts->fill, out->gpu);
     if (n_choices > 0) {
         base_trace_begin(r->trace, BASE_TRACE_CHOICES);
@@ -191,7 +301,7 @@ static int restore_phases(const struct snap_restore *r, struct snap_file *f, str
     int rc = begin_reading(r, f, parts, out, err);
     if (rc == 0)
         rc = prepare_model(r, f, parts, out, err);
-    if (rc == 0)
+    if (rc == 0 && parts->fill)
         rc = snap_fill_wait_tokenizer(parts->fill, err);
     if (rc < 0)
         return rc;
@@ -204,6 +314,8 @@ static int restore_phases(const struct snap_restore *r, struct snap_file *f, str
 
     if (f->manifest.kind == SNAP_KIND_HOST)
         return finish_host(r, parts, out, err);
+    if (parts->way.trusted)
+        return 0;
     base_trace_begin(r->trace, BASE_TRACE_VERIFY);
     rc = check_proof(out->gpu, &parts->proof, parts->fill, err);
     base_trace_end(r->trace, BASE_TRACE_VERIFY);
@@ -224,9 +336,14 @@ int snap_restore_read(const struct snap_restore *restore, struct snap_restored *
     done.tokenizer_bytes = f->layout.sections[SNAP_TOKENIZER].bytes;
     snprintf(name, sizeof(name), "%s.snap", f->manifest.id);
     snap_file_record(f, name, &done.record);
+    f->unhashed = restore->unverified;
     rc = restore_phases(restore, f, &parts, &done, err);
     rc = end_reading(&parts.fill, rc, err);
+    if (rc == 0 && parts.node && parts.way.way == RESTORE_ATTACH)
+        snap_node_set_proven(parts.node);
+    snap_node_close(parts.node);
     done.proof = parts.proof;
+    done.plan = parts.way;
     free(parts.choices);
     snap_file_close(f);
     snap_plan_done(&parts.plan);
@@ -243,7 +360,8 @@ static int refill(struct gpu_device *device, struct snap_file *f, const char *id
 {
     struct snap_plan plan;
     struct snap_fill *fill = NULL;
-    const struct snap_fill_options options = {.device = device, .file = f};
+    struct snap_fill_options options = {.device = device, .file = f};
+    struct restore_ground ground;
     if (strcmp(f->manifest.id, id) != 0)
         return base_fail(err, ERR_CORRUPT, "by its manifest it is another snapshot, %s", f->manifest.id);
     int rc = read_plan(f, &plan, err);
@@ -251,6 +369,10 @@ static int refill(struct gpu_device *device, struct snap_file *f, const char *id
         return rc;
     rc = snap_plan_check(&plan, gpu_model_plan(model), err);
     snap_plan_done(&plan);
+    restore_look(f, device, NULL, NULL, &ground);
+    options.cold = ground.cached < COLD_SHARE;
+    if (rc == 0)
+        rc = restore_choose(&ground, RESTORE_AUTO, &options.plan, err);
     if (rc == 0)
         rc = snap_fill_begin(&options, &fill, err);
     if (rc < 0)

@@ -1,7 +1,9 @@
 /* snap_restore - a snapshot file becomes a model that can answer.
  *
- *   header, tables, manifest -> does it fit? -> tokenizer and weights read in parallel, each chunk checked by the thread
- *   that read it (snap_fill); meanwhile plan, computed anew and compared -> arena -> choices -> proof
+ *   header, tables, manifest -> does it fit? -> which way (restore_plan) -> tokenizer and weights read in parallel, each chunk checked
+ *   by the thread that read it (snap_fill); meanwhile plan, computed anew and compared -> arena -> choices -> proof
+ *
+ * A file that lies in the page cache and was verified and proven on this node is mapped, and that is all.
  *
  * A host snapshot is finished here as far as a device can: it is warmed up. Its proof is for who builds the device snapshot.
  *
@@ -20,7 +22,7 @@
 #include "base/trace.h"
 #include "gpu/device.h"
 #include "model/tokenizer.h"
-#include "snapshot/snap_file.h"
+#include "snapshot/restore_plan.h"
 #include "snapshot/snap_proof.h"
 
 struct snap_restore {
@@ -30,6 +32,9 @@ struct snap_restore {
     const struct snap_fingerprint *wanted; /* its model may be "", its dtype "auto" */
     const struct gpu_limits *limits;       /* zeros get defaults */
     uint64_t kv_bytes_max;
+    enum restore_way way; /* RESTORE_AUTO: as the plan sees fit */
+    const char *node_dir; /* node.h; NULL: the default */
+    bool unverified;      /* no chunk is hashed: to measure what that costs. The model must not answer anyone */
     struct base_trace *trace;
     bool progress;
 };
@@ -40,6 +45,7 @@ struct snap_restored {
     void *tokenizer_blob; /* what it stands on: free() after closing it */
     size_t tokenizer_bytes;
     struct snap_proof proof;
+    struct restore_plan plan;
     struct snap_manifest manifest;
     struct schema_snapshot_record record;
     uint64_t file_bytes;

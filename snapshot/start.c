@@ -23,6 +23,7 @@ struct start {
     struct snap_model_owned *out;
     struct snap_lease *lease; /* NULL: not ours */
     struct snap_cold cold;
+    enum restore_way way;
     char tried[SNAP_ID_CHARS + 1]; /* the snapshot that failed already */
     struct base_error why;         /* and why */
 };
@@ -136,6 +137,8 @@ static int start_restore(struct start *s, const char *id, unsigned untold)
                                          .id = id,
                                          .wanted = &s->request.wanted,
                                          .limits = &s->options->limits,
+                                         .way = s->way,
+                                         .node_dir = s->options->node_dir,
                                          .kv_bytes_max = s->options->kv_bytes_max,
                                          .trace = s->options->trace,
                                          .progress = s->options->progress};
@@ -257,6 +260,9 @@ static int start_no_way(const struct start *s, struct base_error *err)
 
 static int start_run(struct start *s, struct base_error *err)
 {
+    const char *plan = s->options->restore_plan ? s->options->restore_plan : "auto";
+    if (!restore_way_parse(plan, &s->way))
+        return base_fail(err, ERR_USAGE, "restore plan '%s': auto, attach, stream or ring", plan);
     int rc = snap_request_init(&s->request, s->device, s->options, err);
     if (rc == 0)
         rc = start_open_store(s, err);

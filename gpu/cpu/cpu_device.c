@@ -112,6 +112,7 @@ const struct gpu_backend gpu_cpu_backend = {
     .model_host = cpu_model_host,
     .model_read = cpu_model_read,
     .model_load = cpu_model_load,
+    .model_map = cpu_model_map,
     .model_forward = cpu_model_forward,
     .model_samples = cpu_model_samples,
 };

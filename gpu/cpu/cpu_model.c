@@ -180,6 +180,18 @@ uint8_t *cpu_model_host(struct gpu_model *model)
     return ((struct cpu_model *)model)->arena;
 }
 
+/* In the place of the arena's own pages, which have not been touched. Huge pages need the same alignment in memory and in the
+ * file; a file system that keeps 4 KiB pages costs a little more per page, now and at each walk of the page table. */
+int cpu_model_map(struct gpu_model *model, int fd, uint64_t file_offset, struct base_error *err)
+{
+    struct cpu_model *m = (struct cpu_model *)model;
+    const uint64_t bytes = m->base.plan.weights_bytes;
+    if (mmap(m->arena, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)file_offset) == MAP_FAILED)
+        return base_fail_errno(err, "map %.2f GB of weights", (double)bytes / 1e9);
+    (void)madvise(m->arena, bytes, MADV_HUGEPAGE);
+    return 0;
+}
+
 int cpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err)
 {
     (void)err;

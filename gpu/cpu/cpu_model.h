@@ -90,6 +90,7 @@ int cpu_model_new(struct gpu_device *device, const struct gpu_plan *plan, struct
                   struct gpu_model **out_model, struct base_error *err);
 void cpu_model_free(struct gpu_model *model);
 uint8_t *cpu_model_host(struct gpu_model *model);
+int cpu_model_map(struct gpu_model *model, int fd, uint64_t file_offset, struct base_error *err);
 int cpu_model_read(struct gpu_model *model, uint64_t offset, uint64_t n_bytes, void *to, struct base_error *err);
 bool cpu_model_samples(const struct gpu_model *model, const struct model_sampling *sampling);
 int cpu_model_forward(struct gpu_model *model, const struct gpu_sequence *sequences, uint32_t n_sequences,

@@ -213,7 +213,11 @@ static void test_small_rings(void **state)
         assert_int_equal(model_config_read(f->model, &config, NULL), 0);
         uint8_t *tokenizer = aligned_alloc(SNAP_PAGE_BYTES, file->layout.sections[SNAP_TOKENIZER].stored_bytes);
         const struct snap_fill_options options = {
-            .device = &fake->base, .file = file, .tokenizer = tokenizer, .ring_slots = slots};
+            .device = &fake->base,
+            .file = file,
+            .plan = {.way = RESTORE_RING, .direct = true, .uring = slots % 3 != 0, .depth = slots % 3 != 0 ? 16 : 8},
+            .tokenizer = tokenizer,
+            .ring_slots = slots};
         assert_int_equal(snap_fill_begin(&options, &fill, NULL), 0);
         assert_int_equal(gpu_model_new(&fake->base, &config, FAKE_AUTO_DTYPE, &limits, &model, NULL), 0);
         snap_fill_model(fill, model);
@@ -287,7 +291,7 @@ static void test_direct(void **state)
         assert_started(&warm, true, false);
         fixture_assert_same_answers(&cold, &warm);
         assert_int_equal(fixture_captured(f, "read through memory"), cases[i].n_warnings);
-        assert_true(seen.n_direct > 0 && seen.n_puts >= 8); /* every reader's first chunk was on its way to the ring */
+        assert_true(seen.n_direct > 0 && seen.n_puts > 0); /* the first chunks were on their way to the ring */
         if (cases[i].n_warnings == 0)
             assert_int_equal(seen.n_direct + seen.n_puts, BIG_CHUNKS);
         fixture_run_done(&warm);

@@ -1,0 +1,189 @@
+#include "snapshot/restore_plan.h"
+
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include "base/buffer.h"
+#include "base/file.h"
+#include "snapshot/chunk_reader.h"
+
+/* Not in every linux/magic.h. */
+#define CIFS_MAGIC   0xff534d42u
+#define SMB2_MAGIC   0xfe534d42u
+#define FUSE_MAGIC   0x65735546u
+#define CEPH_MAGIC   0x00c36400u
+#define LUSTRE_MAGIC 0x0bd00bd0u
+#define GPFS_MAGIC   0x47504653u
+#define BEEGFS_MAGIC 0x19830326u
+
+enum {
+    SAMPLE_BYTES = 2 << 20, /* one page of each is asked for: exact where the page cache holds huge pages */
+    DEPTH_THREADS = 8,      /* reads in flight when each takes a thread */
+    DEPTH_URING = 16
+};
+
+/* A mapped file is worth this factor in speed: it is shared, and there the next time. */
+#define STREAM_WORTH 1.5
+
+static const char *const way_names[] = {
+    [RESTORE_AUTO] = "auto", [RESTORE_ATTACH] = "attach", [RESTORE_STREAM] = "stream", [RESTORE_RING] = "ring"};
+
+const char *restore_way_name(enum restore_way way)
+{
+    return way_names[way];
+}
+
+bool restore_way_parse(const char *name, enum restore_way *out_way)
+{
+    for (int i = 0; i <= RESTORE_RING; i++)
+        if (strcmp(name, way_names[i]) == 0) {
+            *out_way = (enum restore_way)i;
+            return true;
+        }
+    return false;
+}
+
+/* ---- looking ---- */
+
+static enum restore_fs fs_of(int fd)
+{
+    static const uint32_t network[] = {NFS_SUPER_MAGIC,  CIFS_MAGIC,   SMB2_MAGIC, SMB_SUPER_MAGIC,
+                                       FUSE_MAGIC,       V9FS_MAGIC,   CEPH_MAGIC, AFS_FS_MAGIC,
+                                       CODA_SUPER_MAGIC, LUSTRE_MAGIC, GPFS_MAGIC, BEEGFS_MAGIC};
+    struct statfs s;
+    if (fstatfs(fd, &s) < 0)
+        return RESTORE_FS_NETWORK; /* the careful answer */
+    const uint32_t type = (uint32_t)s.f_type;
+    for (size_t i = 0; i < sizeof(network) / sizeof(network[0]); i++)
+        if (type == network[i])
+            return RESTORE_FS_NETWORK;
+    return type == TMPFS_MAGIC || type == RAMFS_MAGIC ? RESTORE_FS_MEMORY : RESTORE_FS_LOCAL;
+}
+
+static double cached_share(const struct snap_file *f)
+{
+    const struct snap_section *w = &f->layout.sections[SNAP_WEIGHTS];
+    uint64_t n = 0, n_cached = 0;
+    if (!f->map)
+        return 0;
+    for (uint64_t at = 0; at < w->stored_bytes; at += SAMPLE_BYTES, n++) {
+        /* somewhere else in each, and the first and the last page too: what a read-ahead leaves is no proof of the rest */
+        uint64_t left = w->stored_bytes - at, span = left < SAMPLE_BYTES ? left : SAMPLE_BYTES;
+        uint64_t page = n % 3 == 0 ? 0 : n % 3 == 1 ? span / SNAP_PAGE_BYTES - 1 : span / 2 / SNAP_PAGE_BYTES;
+        unsigned char in = 0;
+        if (mincore((uint8_t *)f->map + w->offset + at + page * SNAP_PAGE_BYTES, SNAP_PAGE_BYTES, &in) == 0)
+            n_cached += in & 1;
+    }
+    return n ? (double)n_cached / (double)n : 0;
+}
+
+/* MemAvailable, cut by the container's limit. */
+static uint64_t memory_free(void)
+{
+    struct base_buffer text;
+    unsigned long long kib = 0;
+    base_buffer_init(&text, 8192);
+    if (base_file_read("/proc/meminfo", 8192, &text, NULL) == 0) {
+        const char *at = strstr(base_buffer_cstr(&text), "MemAvailable:");
+        if (at && sscanf(at, "MemAvailable: %llu kB", &kib) != 1)
+            kib = 0;
+    }
+    base_buffer_done(&text);
+    return (uint64_t)kib * 1024;
+}
+
+void restore_look(const struct snap_file *file, const struct gpu_device *device, const char *node_dir,
+                  struct snap_node *node, struct restore_ground *out)
+{
+    const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    *out = (struct restore_ground){.weights_bytes = file->layout.sections[SNAP_WEIGHTS].stored_bytes,
+                                   .cached = cached_share(file),
+                                   .fs = fs_of(file->fd),
+                                   .device_maps = gpu_device_maps(device),
+                                   .device_uploads = gpu_device_uploads(device),
+                                   .mappable = file->map != NULL,
+                                   .direct = file->fd_direct >= 0,
+                                   .uring = chunk_reader_uring_works(),
+                                   .memory_free = memory_free(),
+                                   .n_cores = n_cores > 0 ? (uint32_t)n_cores : 1,
+                                   .proven = node && snap_node_is_proven(node)};
+    snap_node_rates(node_dir, file->device, &out->rates);
+}
+
+/* ---- choosing ---- */
+
+static const char *cannot(const struct restore_ground *g, enum restore_way way)
+{
+    if (way == RESTORE_RING)
+        return g->device_uploads ? NULL : "the device's memory is addressed directly, it needs no ring";
+    if (g->device_uploads)
+        return "the device has memory of its own: the way there is the ring";
+    if (way == RESTORE_ATTACH && !(g->device_maps && g->mappable))
+        return "the file cannot be mapped";
+    return NULL;
+}
+
+static enum restore_way best_way(const struct restore_ground *g, const char **out_why)
+{
+    const double attach = g->rates.bytes_s[SNAP_RATE_ATTACH], stream = g->rates.bytes_s[SNAP_RATE_STREAM];
+    if (g->device_uploads) {
+        *out_why = "the device has memory of its own";
+        return RESTORE_RING;
+    }
+    if (cannot(g, RESTORE_ATTACH)) {
+        *out_why = "the file cannot be mapped";
+        return RESTORE_STREAM;
+    }
+    if (g->fs == RESTORE_FS_NETWORK) {
+        *out_why = "on a network file system: a mapping would end with the server";
+        return RESTORE_STREAM;
+    }
+    if (g->fs == RESTORE_FS_MEMORY) {
+        *out_why = "the file is in memory";
+        return RESTORE_ATTACH;
+    }
+    if (g->cached < 0.5 && g->direct && attach > 0 && stream > STREAM_WORTH * attach &&
+        g->memory_free > g->weights_bytes) {
+        *out_why = "cold, and here the way past the page cache is much faster";
+        return RESTORE_STREAM;
+    }
+    *out_why = g->cached >= 0.5 ? "cached: shared with the other workers of the node" : "cold: read once for the node";
+    return RESTORE_ATTACH;
+}
+
+static double estimate(const struct restore_ground *g, const struct restore_plan *p)
+{
+    static const enum snap_rate of_way[] = {
+        [RESTORE_ATTACH] = SNAP_RATE_ATTACH, [RESTORE_STREAM] = SNAP_RATE_STREAM, [RESTORE_RING] = SNAP_RATE_RING};
+    const double rate = g->rates.bytes_s[of_way[p->way]];
+    if (p->trusted)
+        return 0;
+    return rate > 0 ? (double)g->weights_bytes * (p->way == RESTORE_ATTACH ? 1 - g->cached : 1) / rate : -1;
+}
+
+int restore_choose(const struct restore_ground *g, enum restore_way forced, struct restore_plan *out,
+                   struct base_error *err)
+{
+    struct restore_plan p = {.way = forced};
+    const char *why = "forced";
+    if (forced == RESTORE_AUTO)
+        p.way = best_way(g, &why);
+    else if (cannot(g, forced))
+        return base_fail(err, ERR_USAGE, "restore plan %s: %s", restore_way_name(forced), cannot(g, forced));
+    p.trusted = p.way == RESTORE_ATTACH && g->proven && g->cached == 1;
+    p.direct = p.way != RESTORE_ATTACH && g->direct;
+    p.uring = p.way != RESTORE_ATTACH && g->uring;
+    p.depth = p.uring ? DEPTH_URING : DEPTH_THREADS;
+    p.estimate_s = estimate(g, &p);
+    snprintf(p.reason, sizeof(p.reason), "%s (%.0f %% cached%s%s)", why, g->cached * 100,
+             p.trusted ? ", verified on this node" : "",
+             p.way == RESTORE_ATTACH ? ""
+             : p.uring               ? ", io_uring"
+                                     : ", threads");
+    *out = p;
+    return 0;
+}
