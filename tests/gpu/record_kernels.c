@@ -299,7 +299,7 @@ static void run_matmul(struct bed *bed, const struct half *half, bool q8, uint32
                                           .after = after,
                                           .act = CUDA_ACT_GELU_ERF};
     if (q8)
-        snprintf(name, sizeof name, "matmul_q8%s_t%u", half->type == BED_BF16 ? "bf16" : "", t);
+        snprintf(name, sizeof name, "matmul_q8_t%u", t);
     else
         snprintf(name, sizeof name, "matmul_%s_t%u", half->name, t);
     bed_run(bed,
@@ -364,7 +364,8 @@ static void run_half(struct bed *bed, const struct half *half)
     for (size_t i = 0; i < COUNT(matmul_tokens); i++)
         for (enum cuda_after after = CUDA_AFTER_HALF; after <= CUDA_AFTER_F32; after++) {
             run_matmul(bed, half, false, matmul_tokens[i], after);
-            run_matmul(bed, half, true, matmul_tokens[i], after);
+            if (half->type == BED_F16) /* what is computed beside 8-bit weights is f16 */
+                run_matmul(bed, half, true, matmul_tokens[i], after);
         }
 }
 
