@@ -15,11 +15,19 @@
 #include "base/clock.h"
 #include "base/file.h"
 
-enum { MARK_BYTES_MAX = 768, ADVANCE_AT = 1024, POLL_MS = 2, BUILD_ID_BYTES_MAX = 32, LINE_MAX_BYTES = 160 };
+enum {
+    MARK_BYTES_MAX = 768,
+    ADVANCE_AT = 1024,
+    POLL_MS = 2,
+    RECENT_MS = 50,
+    BUILD_ID_BYTES_MAX = 32,
+    LINE_MAX_BYTES = 160
+};
 
 struct snap_node {
     int fd;
     bool ours;
+    int64_t ctime_ns;          /* of the snapshot file */
     char mark[MARK_BYTES_MAX]; /* the text that stands for "proven" */
     size_t n_mark;
 };
@@ -113,6 +121,7 @@ int snap_node_open(const char *dir, const struct snap_file *file, const char *ar
         free(node);
         return base_fail_errno(err, "node file %s", path);
     }
+    node->ctime_ns = file->ctime_ns;
     make_mark(node, file, arch);
     *out_node = node;
     return 0;
@@ -133,10 +142,17 @@ bool snap_node_is_proven(struct snap_node *node)
            memcmp(mark, node->mark, node->n_mark) == 0;
 }
 
+/* A file system's clock ticks: of a file that changed just now, the next change might bear the same time. */
+static bool is_recent(const struct snap_node *node)
+{
+    int64_t age_ms = base_clock_unix_ms() - node->ctime_ns / 1000000;
+    return age_ms > -RECENT_MS && age_ms < RECENT_MS;
+}
+
 /* One write of less than a page: a reader that sees half of it sees something else than its own mark. */
 void snap_node_set_proven(struct snap_node *node)
 {
-    if (node->n_mark > 0)
+    if (node->n_mark > 0 && !is_recent(node))
         (void)!pwrite(node->fd, node->mark, node->n_mark, 0);
 }
 

@@ -10,78 +10,9 @@
 #include "base/file.h"
 #include "snapshot/snap_fill.h"
 #include "snapshot/snap_restore.h"
+#include "snapshot/tests/big_model.h"
 #include "snapshot/tests/fake_device.h"
 #include "snapshot/tests/snapshot_fixture.h"
-
-/* ---- a model of several chunks ---- */
-
-enum { HIDDEN = 640, LAYERS = 4, VOCAB = 2048, BIG_CHUNKS = 11 };
-
-/* A tensor's line of the header, its values into data: small numbers of either sign. */
-static void tensor(struct base_buffer *header, struct base_buffer *data, const char *name, uint32_t rows, uint32_t cols)
-{
-    static uint32_t random = 1;
-    size_t begin = data->n;
-    for (uint64_t i = 0; i < (uint64_t)rows * cols; i++) {
-        random = random * 1664525 + 1013904223;
-        /* f16 of 2^-7 to 2^-5 */
-        base_buffer_u16(data, (uint16_t)((random >> 16 & 0x83ff) | (8 + (random >> 10) % 2) << 10));
-    }
-    base_buffer_printf(header, "%s\"%s\":{\"dtype\":\"F16\",\"shape\":[%u", header->n > 1 ? "," : "", name, rows);
-    if (cols > 1)
-        base_buffer_printf(header, ",%u", cols);
-    base_buffer_printf(header, "],\"data_offsets\":[%zu,%zu]}", begin, data->n);
-}
-
-static void layer(struct base_buffer *header, struct base_buffer *data, int l)
-{
-    static const struct {
-        const char *name;
-        uint32_t rows, cols;
-    } parts[] = {{"input_layernorm", HIDDEN, 1},
-                 {"post_attention_layernorm", HIDDEN, 1},
-                 {"attention.query_key_value", 3 * HIDDEN, HIDDEN},
-                 {"attention.dense", HIDDEN, HIDDEN},
-                 {"mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN},
-                 {"mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN}};
-    char name[96];
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
-        snprintf(name, sizeof(name), "gpt_neox.layers.%d.%s.weight", l, parts[i].name);
-        tensor(header, data, name, parts[i].rows, parts[i].cols);
-        snprintf(name, sizeof(name), "gpt_neox.layers.%d.%s.bias", l, parts[i].name);
-        tensor(header, data, name, parts[i].rows, 1);
-    }
-}
-
-/* In the place of the fixture's model: its tokenizer, and weights of BIG_CHUNKS chunks. */
-static void make_big(const struct fixture *f)
-{
-    char path[PATH_MAX + 32];
-    struct base_buffer header, data, file;
-    base_buffer_init(&header, 1 << 20);
-    base_buffer_init(&data, 128 << 20);
-    base_buffer_init(&file, 128 << 20);
-    base_buffer_string(&header, "{");
-    tensor(&header, &data, "gpt_neox.embed_in.weight", VOCAB, HIDDEN);
-    for (int l = 0; l < LAYERS; l++)
-        layer(&header, &data, l);
-    tensor(&header, &data, "gpt_neox.final_layer_norm.weight", HIDDEN, 1);
-    tensor(&header, &data, "gpt_neox.final_layer_norm.bias", HIDDEN, 1);
-    base_buffer_string(&header, "}");
-    base_buffer_u64(&file, header.n);
-    base_buffer_append(&file, header.data, header.n);
-    base_buffer_append(&file, data.data, data.n);
-    assert_int_equal(file.failed, 0);
-    snprintf(path, sizeof(path), "%s/model.safetensors", f->model);
-    assert_int_equal(base_file_publish(path, file.data, file.n, NULL), 0);
-    fixture_shell("cd '%s' && sed -i 's/\"hidden_size\": 160/\"hidden_size\": %d/; s/\"intermediate_size\": 640/"
-                  "\"intermediate_size\": %d/; s/\"num_attention_heads\": 5/\"num_attention_heads\": 10/; "
-                  "s/\"num_hidden_layers\": 5/\"num_hidden_layers\": %d/' config.json",
-                  f->model, HIDDEN, 4 * HIDDEN, LAYERS);
-    base_buffer_done(&header);
-    base_buffer_done(&data);
-    base_buffer_done(&file);
-}
 
 /* ---- starts ---- */
 
@@ -167,21 +98,21 @@ static void test_overlap(void **state)
     struct fixture *f = *state;
     struct snap_start_options o = fixture_options(f);
     struct fake_device seen;
-    make_big(f);
+    big_model_make(f);
     struct fixture_run cold = start(&o, NULL, NULL);
     assert_started(&cold, false, true);
     const struct fake_device slow_device = {.ready_ms = 300};
     struct fixture_run warm = start(&o, &slow_device, &seen);
     assert_started(&warm, true, false);
-    assert_int_equal(seen.n_early_takes, BIG_CHUNKS);
-    assert_int_equal(seen.n_puts, BIG_CHUNKS);
+    assert_int_equal(seen.n_early_takes, BIG_MODEL_CHUNKS);
+    assert_int_equal(seen.n_puts, BIG_MODEL_CHUNKS);
     fixture_assert_same_answers(&cold, &warm);
 
     const struct fake_device slow_disk = {.take_ms = 1000, .copy_ms = 2};
     struct fixture_run late = start(&o, &slow_disk, &seen);
     assert_started(&late, true, false);
-    assert_int_equal(seen.n_puts, BIG_CHUNKS);
-    if (seen.puts_at_first_gate >= BIG_CHUNKS)
+    assert_int_equal(seen.n_puts, BIG_MODEL_CHUNKS);
+    if (seen.puts_at_first_gate >= BIG_MODEL_CHUNKS)
         fail_msg("the first layer waited for all chunks");
     fixture_assert_same_answers(&cold, &late);
     fixture_run_done(&cold);
@@ -195,7 +126,7 @@ static void test_small_rings(void **state)
     struct fixture *f = *state;
     struct snap_start_options o = fixture_options(f);
     char path[PATH_MAX];
-    make_big(f);
+    big_model_make(f);
     struct fixture_run cold = start(&o, NULL, NULL);
     assert_started(&cold, false, true);
     fixture_snapshot_path(f, cold.id, ".snap", path);
@@ -225,8 +156,8 @@ static void test_small_rings(void **state)
         assert_int_equal(snap_fill_gate(fill, gpu_model_plan(model)->weights_bytes, NULL), 0);
         assert_int_equal(snap_fill_end(fill, slots % 2, NULL), 0); /* giving up comes too late to matter */
         assert_true(fake->n_early_takes <= slots);
-        assert_int_equal(fake->n_puts, BIG_CHUNKS);
-        assert_int_equal(fake->put_mask, (1 << BIG_CHUNKS) - 1);
+        assert_int_equal(fake->n_puts, BIG_MODEL_CHUNKS);
+        assert_int_equal(fake->put_mask, (1 << BIG_MODEL_CHUNKS) - 1);
         for (uint32_t i = file->layout.sections[SNAP_WEIGHTS].first_chunk; i < file->layout.n_chunks; i++) {
             struct snap_chunk c = snap_layout_chunk(&file->layout, i);
             uint8_t *bytes = malloc(c.bytes);
@@ -268,7 +199,7 @@ static void test_direct(void **state)
     struct snap_start_options o = fixture_options(f);
     struct fake_device seen;
     char path[PATH_MAX];
-    make_big(f);
+    big_model_make(f);
     struct fixture_run cold = start(&o, NULL, NULL);
     fixture_snapshot_path(f, cold.id, ".snap", path);
     if (!drop_cache(path)) {
@@ -293,7 +224,7 @@ static void test_direct(void **state)
         assert_int_equal(fixture_captured(f, "read through memory"), cases[i].n_warnings);
         assert_true(seen.n_direct > 0 && seen.n_puts > 0); /* the first chunks were on their way to the ring */
         if (cases[i].n_warnings == 0)
-            assert_int_equal(seen.n_direct + seen.n_puts, BIG_CHUNKS);
+            assert_int_equal(seen.n_direct + seen.n_puts, BIG_MODEL_CHUNKS);
         fixture_run_done(&warm);
     }
     fixture_flip(path, fixture_size(path) - 5000);
@@ -316,7 +247,7 @@ static void test_damaged_chunk(void **state)
     struct snap_start_options o = fixture_options(f);
     struct fake_device seen;
     char path[PATH_MAX];
-    make_big(f);
+    big_model_make(f);
     struct fixture_run cold = start(&o, NULL, NULL);
     fixture_snapshot_path(f, cold.id, ".snap", path);
     static const struct {
@@ -325,8 +256,8 @@ static void test_damaged_chunk(void **state)
         struct fake_device like;
     } cases[] = {{"first", 0, {.copy_ms = 1}},
                  {"in the middle", 5, {.copy_ms = 1}},
-                 {"last", BIG_CHUNKS - 1, {.copy_ms = 1}},
-                 {"last, while the first layers compute", BIG_CHUNKS - 1, {.take_ms = 100}},
+                 {"last", BIG_MODEL_CHUNKS - 1, {.copy_ms = 1}},
+                 {"last, while the first layers compute", BIG_MODEL_CHUNKS - 1, {.take_ms = 100}},
                  {"while the device is not ready", 2, {.ready_ms = 200}}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct snap_file *file = NULL;
@@ -366,9 +297,9 @@ static void test_device_fails(void **state)
                  {"first copy", "the link is down", {.fail_put = 1}, ERR_SERVICE},
                  {"first copy of those that waited", "the link is down", {.fail_put = 1, .ready_ms = 100}, ERR_SERVICE},
                  {"a copy in the middle", "the link is down", {.fail_put = 5, .take_ms = 20}, ERR_SERVICE},
-                 {"last copy", "the link is down", {.fail_put = BIG_CHUNKS}, ERR_SERVICE},
+                 {"last copy", "the link is down", {.fail_put = BIG_MODEL_CHUNKS}, ERR_SERVICE},
                  {"choices of another build", "choices", {.choices = "other choices"}, ERR_CORRUPT}};
-    make_big(f);
+    big_model_make(f);
     struct fixture_run cold = start(&o, NULL, NULL);
     o.model = "oracle";
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -574,11 +505,11 @@ static void test_sleep(void **state)
     struct snap_start_options o = fixture_options(f);
     struct sleeper s;
     char path[PATH_MAX];
-    make_big(f);
+    big_model_make(f);
     sleeper_open(&s, &o); /* built */
     fall_asleep(&s);
     wake_well(&s);
-    assert_int_equal(s.fake->n_puts, BIG_CHUNKS);
+    assert_int_equal(s.fake->n_puts, BIG_MODEL_CHUNKS);
     sleeper_close(&s);
 
     sleeper_open(&s, &o);
