@@ -23,7 +23,7 @@
 
 enum {
     RANDOM_CHARS = 16,
-    /* Temporaries of the index are written in one go; an hour later their writer is gone. */
+    /* Temporaries of index and objects are written in one go; an hour later their writer is gone. */
     STALE_TEMPORARY_S = 3600
 };
 
@@ -41,6 +41,8 @@ int snap_store_open(const char *dir, const char *redis, struct snap_store **out_
         rc = snap_index_redis_open(s->redis, &s->indexes[SNAP_STORE_REDIS], err);
     if (rc == 0)
         rc = snap_index_file_open(dir, &s->indexes[SNAP_STORE_FILES], err);
+    if (rc == 0)
+        rc = snap_objects_dir_open(dir, &s->objects, err);
     if (rc < 0) {
         snap_store_close(s);
         return rc;
@@ -57,6 +59,8 @@ void snap_store_close(struct snap_store *store)
         if (store->indexes[i])
             store->indexes[i]->ops->close(store->indexes[i]);
     }
+    if (store->objects)
+        store->objects->ops->close(store->objects);
     snap_redis_close(store->redis);
     free(store->dir);
     free(store);
@@ -315,11 +319,11 @@ static void clean_temporaries(const char *dir)
 
 void snap_store_clean(struct snap_store *store)
 {
-    static const char *const folders[] = {"models", "files", "records"};
+    static const char *const folders[] = {"index/models", "index/files", "index/records", "names", "used"};
     char dir[PATH_MAX];
     snap_store_each(store, clean_building, store, NULL);
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
-        if (snprintf(dir, sizeof(dir), "%s/index/%s", store->dir, folders[i]) < PATH_MAX)
+        if (snprintf(dir, sizeof(dir), "%s/%s", store->dir, folders[i]) < PATH_MAX)
             clean_temporaries(dir);
     }
 }

@@ -5,6 +5,7 @@
  *   <id>.<16 hex>.building        being written; flock'ed by its builder for as long as that lives
  *   locks/<key>.lock              flock'ed by who builds (snap_lease); the file stays
  *   index/                        snap_index_file.c
+ *   names/, used/                 objects.h
  *
  * (1) A name <id>.snap appears by rename of a file that is complete and on disk.
  * (2) A .building file whose lock is free has no builder: whoever gets the lock may remove it.
@@ -18,6 +19,7 @@
 #include <stdint.h>
 
 #include "snapshot/admin.h"
+#include "snapshot/objects.h"
 #include "snapshot/snap_file.h"
 #include "snapshot/snap_index.h"
 
@@ -26,6 +28,7 @@ enum { SNAP_STORE_REDIS, SNAP_STORE_FILES, SNAP_STORE_INDEXES };
 struct snap_store {
     char *dir;
     struct snap_redis *redis;                       /* NULL: none configured */
+    struct snap_objects *objects;                   /* names and what else is small */
     struct snap_index *indexes[SNAP_STORE_INDEXES]; /* in the order they are asked; [SNAP_STORE_REDIS] may be NULL */
 };
 
