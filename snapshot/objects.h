@@ -43,6 +43,7 @@ struct snap_objects_ops {
 
 struct snap_objects {
     const struct snap_objects_ops *ops;
+    bool far; /* every call is a journey over a network: what Redis answered is not asked here again */
 };
 
 /* Whether a key is one (see above; "locks/..." is the directory's own). ERR_INPUT. What every implementation asks first. */

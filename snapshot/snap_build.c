@@ -304,6 +304,7 @@ int snap_build_publish(struct snap_build *build, const struct snap_request *requ
     snap_store_clean(build->store);
     int rc = snap_build_write(build, out_record, err);
     if (rc == 0)
-        snap_look_up_tell(build->store, request, &build->manifest, out_record, SNAP_STORE_ALL);
+        snap_look_up_tell(build->store, request, &build->manifest, out_record, snap_lease_fence(build->lease),
+                          SNAP_STORE_ALL);
     return rc;
 }

@@ -24,7 +24,8 @@ enum { RENEW_S = 5, VALUE_MAX = 64, KEY_MAX = 64 };
 struct snap_lease {
     int fd;                   /* the lock file */
     struct snap_redis *redis; /* NULL: the file alone */
-    char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX];
+    char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX], token[VALUE_MAX];
+    struct snap_index_fence for_index;
     pthread_mutex_t lock; /* guards stopping */
     pthread_cond_t wake;
     bool stopping, has_thread;
@@ -66,9 +67,7 @@ static int lease_eval(struct snap_lease *l, const char *script, const char *a, c
 static int lease_renew(struct snap_lease *l, struct base_error *err)
 {
     redisReply *reply = NULL;
-    char token[VALUE_MAX];
-    snprintf(token, sizeof(token), "%.*s", (int)strcspn(l->value, ":"), l->value);
-    int rc = lease_eval(l, renew_script, l->value, token, LEASE_MS, &reply, err);
+    int rc = lease_eval(l, renew_script, l->value, l->token, LEASE_MS, &reply, err);
     if (rc == 0)
         rc = reply->type == REDIS_REPLY_INTEGER && reply->integer == 1;
     freeReplyObject(reply);
@@ -116,6 +115,7 @@ static int lease_take_redis(struct snap_lease *l, struct base_error *err)
         rc = base_fail(err, ERR_AGAIN, "another worker is building this snapshot (lease %s)", l->key);
     else
         snprintf(l->value, sizeof(l->value), "%s", reply->str);
+    snprintf(l->token, sizeof(l->token), "%.*s", (int)strcspn(l->value, ":"), l->value);
     freeReplyObject(reply);
     return rc;
 }
@@ -149,6 +149,7 @@ static struct snap_lease *lease_new(struct snap_store *store, const char *key)
     l->redis = store->redis;
     snprintf(l->key, sizeof(l->key), "rouse:lease:%.32s", key);
     snprintf(l->fence, sizeof(l->fence), "rouse:fence:%.32s", key);
+    l->for_index = (struct snap_index_fence){.lease = l->key, .fence = l->fence, .value = l->value, .token = l->token};
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -184,6 +185,11 @@ int snap_lease_check(struct snap_lease *lease, struct base_error *err)
     if (rc == 0)
         return base_fail(err, ERR_AGAIN, "the lease %s was lost: another worker builds", lease->key);
     return 0; /* ours; or Redis went away, and the lock in the store decides */
+}
+
+const struct snap_index_fence *snap_lease_fence(const struct snap_lease *lease)
+{
+    return lease && lease->redis && lease->value[0] ? &lease->for_index : NULL;
 }
 
 void snap_lease_release(struct snap_lease *lease)

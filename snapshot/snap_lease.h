@@ -22,6 +22,8 @@ int snap_lease_take(struct snap_store *store, const char *key, struct snap_lease
 /* Right before publishing: ERR_AGAIN when the lease was lost meanwhile (this process was stopped for longer than it
  * lasts). */
 int snap_lease_check(struct snap_lease *lease, struct base_error *err);
+/* For the change of an index that is to count only while the lease is ours. NULL: there is no Redis in it. Lent. */
+const struct snap_index_fence *snap_lease_fence(const struct snap_lease *lease);
 void snap_lease_release(struct snap_lease *lease);
 
 int snap_lease_key(const char *name, const char *env, char out_key[SNAP_ID_CHARS + 1], struct base_error *err);

@@ -234,6 +234,17 @@ bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t devic
     return true;
 }
 
+void snap_store_quarantine_reason(struct snap_store *store, const char *id, char out_reason[256])
+{
+    struct schema_snapshot_record r;
+    struct snap_index *files = store->indexes[SNAP_STORE_FILES];
+    char aside[PATH_MAX];
+    if (store_join(store, aside, NULL, id, SUFFIX_QUARANTINED) < 0 || !base_file_exists(aside))
+        return;
+    bool known = files->ops->record(files, id, &r, NULL) == 0 && r.state == SCHEMA_SNAPSHOT_QUARANTINED && r.reason[0];
+    snprintf(out_reason, 256, "%s", known ? r.reason : "no reason recorded");
+}
+
 /* ---- what is there ---- */
 
 static bool ends_with(const char *text, size_t n, const char *suffix)

@@ -68,6 +68,9 @@ void snap_store_build_abort(struct snap_building *b);
  * when it is gone from under its name. */
 bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t device, ino_t inode, const char *reason);
 
+/* Why that snapshot lies in quarantine; out is left alone when it does not. */
+void snap_store_quarantine_reason(struct snap_store *store, const char *id, char out_reason[256]);
+
 /* Removes what dead builders and dead writers of the index left. */
 void snap_store_clean(struct snap_store *store);
 

@@ -154,7 +154,7 @@ static int start_restore(struct start *s, const char *id, unsigned untold)
         return rc;
     }
     if (untold)
-        snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, untold);
+        snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, NULL, untold);
     start_take_restored(s, &restored);
     if (restored.manifest.kind == SNAP_KIND_HOST)
         start_build_from_host(s, &restored);
@@ -169,8 +169,7 @@ static int start_from_snapshot(struct start *s)
     base_trace_end(s->options->trace, BASE_TRACE_INDEX);
     if (any)
         return start_restore(s, found.id, found.untold);
-    return base_fail(&s->why, ERR_NOTFOUND, "no snapshot in %s answers to '%s'%s%s", s->store->dir, s->request.name,
-                     found.reason[0] ? "; it was quarantined: " : "", found.reason);
+    return snap_look_up_failed(s->store, &s->request, &found, &s->why);
 }
 
 /* ---- cold load ---- */
@@ -285,6 +284,7 @@ static void start_remember(struct start *s)
         snprintf(m->store, sizeof(m->store), "%s", s->options->store);
     if (s->request.dir)
         snprintf(m->dir, sizeof(m->dir), "%s", s->request.dir);
+    snap_look_up_version(s->store, &s->request, m->model.model_digest, m->model.version);
     memcpy(m->files, s->request.files, sizeof(m->files));
 }
 

@@ -96,8 +96,11 @@ static void test_directory_gone(void **state)
     }
     static const struct {
         const char *model, *dtype, *key;
-    } others[] = {
-        {"oracle", "f32", NULL}, {"oracle", "auto", "blue"}, {"delphi", "auto", NULL}, {"oracle@v1", "auto", NULL}};
+    } others[] = {{"oracle", "f32", NULL},
+                  {"oracle", "auto", "blue"},
+                  {"delphi", "auto", NULL},
+                  {"oracle@v2", "auto", NULL},
+                  {"delphi@v1", "auto", NULL}};
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         o.model = others[i].model;
         o.dtype = others[i].dtype;
