@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "snapshot/events.h"
 
 #define SUFFIX             ".snap"
 #define SUFFIX_QUARANTINED ".quarantined.snap"
@@ -231,6 +232,7 @@ bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t devic
     base_file_fsync_parent(path, NULL);
     base_log_warn("snapshot quarantined", LOG_STR("id", id), LOG_STR("path", aside), LOG_STR("reason", reason));
     record_quarantine(store, id, reason);
+    snap_event_tell(store, &(struct snap_event){.what = "quarantined", .id = id, .reason = reason});
     return true;
 }
 

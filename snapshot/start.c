@@ -14,6 +14,7 @@
 #include "snapshot/snap_model.h"
 #include "snapshot/snap_restore.h"
 #include "snapshot/snap_store.h"
+#include "snapshot/use.h"
 
 struct start {
     struct gpu_device *device;
@@ -49,6 +50,13 @@ static void start_give_up_building(struct start *s, const struct base_error *why
     s->lease = NULL;
 }
 
+/* The snapshot that this process lives on, from now on; NULL: none. */
+static void start_use(struct start *s, const char *id)
+{
+    snap_use_end(s->out->use);
+    s->out->use = id ? snap_use_begin(s->store, s->options->redis, id) : NULL;
+}
+
 static void start_built(struct start *s, int rc, const struct schema_snapshot_record *record,
                         const struct base_error *why)
 {
@@ -61,6 +69,7 @@ static void start_built(struct start *s, int rc, const struct schema_snapshot_re
     m->built = true;
     m->snapshot_bytes = record->bytes;
     memcpy(m->snapshot_id, record->id, sizeof(m->snapshot_id));
+    start_use(s, record->id);
     base_trace_note(s->options->trace, "snapshot", record->id);
 }
 
@@ -148,8 +157,10 @@ static int start_restore(struct start *s, const char *id, unsigned untold)
     if (rc < 0)
         return rc;
     (void)!stat(path, &st);
+    start_use(s, id);
     rc = snap_restore_read(&restore, &restored, &s->why);
     if (rc < 0) {
+        start_use(s, NULL);
         start_blame(s, id, path, &st);
         return rc;
     }
@@ -316,5 +327,6 @@ void snap_model_close(struct snap_model *model)
     model_tokenizer_close(model->tokenizer);
     free(m->tokenizer_blob);
     gpu_model_free(model->gpu);
+    snap_use_end(m->use);
     free(m);
 }
