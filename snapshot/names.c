@@ -175,7 +175,7 @@ int snap_names_change(struct snap_store *store, const char *name, bool make, sna
 void snap_names_tell(struct snap_store *store, const struct snap_name *name)
 {
     struct base_error err = {0};
-    if (store->redis && snap_index_redis_name_put(store->redis, name, &err) < 0)
+    if (store->redis && snap_index_redis_name_put(store->redis, name, false, &err) < 0)
         base_log_warn("Redis not told of a name; workers that ask it first see the old state until it is told",
                       LOG_STR("name", name->name), LOG_STR("error", err.text),
                       LOG_STR("then", "rouse snapshot reindex"));

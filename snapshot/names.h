@@ -84,7 +84,7 @@ bool snap_name_serves(const struct snap_name *name, const struct snap_version *v
 /* The model that was built becomes a version: the one that it is already, else one more, called `word` or the next vN. ERR_USAGE: the
  * word stands for another model, or the model has another word; ERR_INPUT: 64 versions, all in use. */
 int snap_name_add(struct snap_name *name, const struct snap_version *made, struct base_error *err);
-/* It answers alone: a split ends. What was active is what rollback goes to. ERR_NOTFOUND. */
+/* It answers alone: a split ends. What answered before is what rollback goes to. ERR_NOTFOUND. */
 int snap_name_promote(struct snap_name *name, const char *version, struct base_error *err);
 /* Undoes the last step: a split ends and the active version answers alone; without a split the previous one becomes active,
  * once. ERR_USAGE: nothing to go back to. */

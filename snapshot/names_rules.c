@@ -229,13 +229,13 @@ static void make_active(struct snap_name *name, struct snap_version *v)
 int snap_name_promote(struct snap_name *name, const char *version, struct base_error *err)
 {
     struct snap_version *v = find_to_change(name, version);
-    const struct snap_version *active = find_active(name);
+    const struct snap_version *active = find_active(name), *answers = snap_name_route(name, "", NULL, 0);
     if (!v)
         return no_version(name, version, err);
     if (v == active && total_weight(name) == 0)
         return 0;
     if (v != active)
-        snprintf(name->previous, sizeof(name->previous), "%s", active ? active->version : "");
+        snprintf(name->previous, sizeof(name->previous), "%s", answers == v ? "" : answers->version);
     end_split(name);
     make_active(name, v);
     return 1;

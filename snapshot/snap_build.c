@@ -302,7 +302,7 @@ int snap_build_lease(struct snap_store *store, const struct snap_request *reques
 int snap_build_publish(struct snap_build *build, const struct snap_request *request,
                        struct schema_snapshot_record *out_record, struct base_error *err)
 {
-    snap_store_clean(build->store);
+    snap_store_clean(build->store, false, NULL, NULL);
     int rc = snap_build_write(build, out_record, err);
     if (rc == 0)
         snap_look_up_tell(build->store, request, &build->manifest, out_record, snap_lease_fence(build->lease),

@@ -83,9 +83,10 @@ int snap_index_file_open(const char *store_dir, struct snap_index **out_index, s
 /* Borrows the connection. */
 int snap_index_redis_open(struct snap_redis *redis, struct snap_index **out_index, struct base_error *err);
 
-/* The copy of a name (names.h). put leaves one of a higher revision alone. ERR_NOTFOUND, ERR_SERVICE, ERR_INPUT (garbage). */
+/* The copy of a name (names.h). put leaves one of a higher revision alone, unless forced. ERR_NOTFOUND, ERR_SERVICE, ERR_INPUT (garbage). */
 int snap_index_redis_name(struct snap_redis *redis, const char *name, struct snap_name *out, struct base_error *err);
-int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *name, struct base_error *err);
+int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *name, bool force,
+                              struct base_error *err);
 
 /* The value of a selector in keys: "files:<hex>" or "name:<escaped>". */
 enum { SNAP_SELECTOR_MAX = 512 };

@@ -56,8 +56,9 @@ static const char record_script[] = "return {redis.call('GET', KEYS[1])}\n";
     "  return 1\n"                                                                                                     \
     "end\n"
 
-/* KEYS: name. ARGV: record, revision. */
-static const char name_script[] = NAME_FUNCTION "return put_name(KEYS[1], ARGV[1], ARGV[2])\n";
+/* KEYS: name. ARGV: record, revision, "force" or "". */
+static const char name_script[] = NAME_FUNCTION "if ARGV[3] == 'force' then redis.call('DEL', KEYS[1]) end\n"
+                                                "return put_name(KEYS[1], ARGV[1], ARGV[2])\n";
 
 /* KEYS: record, name, files, the name's copy, lease, fence. ARGV: id, record, env, env_auto, digest, dtype, seconds that a files entry
  * lives, the name's record, its revision, the writer's lease value, its token. */
@@ -364,7 +365,8 @@ int snap_index_redis_name(struct snap_redis *redis, const char *name, struct sna
     return rc;
 }
 
-int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *name, struct base_error *err)
+int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *name, bool force,
+                              struct base_error *err)
 {
     struct index_redis ix = {.redis = redis};
     struct base_buffer text;
@@ -374,12 +376,12 @@ int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *
     if (rc == 0)
         rc = snap_name_encode(name, &text, err);
     if (rc == 0) {
-        const char *args[] = {key, base_buffer_cstr(&text), revision};
-        size_t lengths[3];
+        const char *args[] = {key, base_buffer_cstr(&text), revision, force ? "force" : ""};
+        size_t lengths[4];
         redisReply *reply = NULL;
         snprintf(revision, sizeof(revision), "%" PRIu64, name->revision);
-        measure(3, args, lengths);
-        rc = eval(&ix, name_script, true, 1, 3, args, lengths, &reply, err);
+        measure(4, args, lengths);
+        rc = eval(&ix, name_script, true, 1, 4, args, lengths, &reply, err);
         freeReplyObject(reply);
     }
     base_buffer_done(&text);

@@ -54,6 +54,13 @@ struct snap_building {
 int snap_store_resolve(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,
                        char path[PATH_MAX], struct base_error *err);
 
+/* What the file says of itself, under that name. */
+int snap_store_record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out_record,
+                              struct base_error *err);
+
+/* A name for a temporary of that snapshot, used by nobody. */
+int snap_store_building_path(const struct snap_store *store, const char *id, char out[PATH_MAX], struct base_error *err);
+
 /* A new .building file. */
 int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,
                            struct base_error *err);
@@ -71,8 +78,10 @@ bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t devic
 /* Why that snapshot lies in quarantine; out is left alone when it does not. */
 void snap_store_quarantine_reason(struct snap_store *store, const char *id, char out_reason[256]);
 
-/* Removes what dead builders and dead writers of the index left. */
-void snap_store_clean(struct snap_store *store);
+/* Removes what dead builders and dead writers of index and objects left; with dry_run only says so. seen (may be NULL) is called for
+ * each: its name relative to the store, and its bytes on disk. */
+void snap_store_clean(struct snap_store *store, bool dry_run,
+                      void (*seen)(void *context, const char *file, uint64_t bytes), void *context);
 
 /* Calls visit for every <id>.snap and <id>.quarantined.snap; it returns false to stop. ERR_IO: the directory is not
  * readable; a missing one is empty. */

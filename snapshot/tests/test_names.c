@@ -203,6 +203,7 @@ static void test_life(void **state)
 
     assert_int_equal(snap_name_promote(&name, "v1", &err), 1);
     assert_int_equal(snap_name_promote(&name, "v1", &err), 0);
+    assert_string_equal(name.previous, "v2"); /* what answered, if only as the newest */
     assert_string_equal(answer(&name), "v1");
     assert_int_equal(add(&name, "", D("4444"), 400), 1);
     assert_string_equal(answer(&name), "v1"); /* a build does not become active by itself any more */
