@@ -46,6 +46,7 @@ struct snap_admin_item {
     uint32_t rank;         /* 0: the newest version of its name */
     int64_t last_used_ms;  /* 0: never */
     bool held;             /* by a process of this machine */
+    bool names_known;      /* every name of the store could be read */
     bool uses_known;       /* Redis answered, or there is none */
     uint32_t n_uses;       /* by Redis */
     uint64_t stored_bytes; /* on disk */

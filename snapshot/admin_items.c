@@ -89,15 +89,18 @@ int snap_admin_items(struct snap_store *store, struct snap_admin_item **out_item
 {
     struct schema_snapshot_record *records = NULL;
     struct names names = {.all = NULL};
+    uint32_t n_unreadable = 0;
     size_t n = 0;
     int rc = snap_admin_list(store, &records, &n, err);
     if (rc == 0)
-        rc = snap_names_each(store, names_visit, &names, err);
+        rc = snap_names_each(store, names_visit, &names, &n_unreadable, err);
     struct snap_admin_item *items = rc == 0 ? calloc(n ? n : 1, sizeof(*items)) : NULL;
     if (rc == 0 && (!items || names.failed))
         rc = base_fail(err, ERR_NOMEM, "list store %s: out of memory", store->dir);
-    for (size_t i = 0; rc == 0 && i < n; i++)
+    for (size_t i = 0; rc == 0 && i < n; i++) {
         items[i].record = records[i];
+        items[i].names_known = n_unreadable == 0;
+    }
     if (rc == 0)
         items_fill(store, &names, items, n);
     free(records);

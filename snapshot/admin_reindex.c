@@ -119,7 +119,7 @@ int snap_admin_reindex(struct snap_store *store, bool progress, struct snap_admi
     }
     base_progress_end(&bar);
     if (rc == 0)
-        rc = snap_names_each(store, reindex_name, &r, err);
+        rc = snap_names_each(store, reindex_name, &r, NULL, err);
     gpu_close(r.cpu);
     gpu_close(r.cuda);
     free(records);

@@ -56,7 +56,7 @@ void snap_collect_forget(struct snap_store *store, const char *id, const char *p
     }
     struct forget forget = {store, &f->manifest};
     forget_under(store, &f->manifest, f->manifest.name);
-    snap_names_each(store, forget_visit, &forget, NULL);
+    snap_names_each(store, forget_visit, &forget, NULL, NULL);
     snap_file_close(f);
 }
 

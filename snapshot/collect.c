@@ -75,6 +75,8 @@ static const char *protected_by(const struct collection *c, const struct snap_ad
         return "newest version, and nothing was promoted";
     if (item->pinned)
         return "pinned";
+    if (!item->names_known)
+        return "a name's record cannot be read, which may need it";
     if (item->held)
         return "in use by a process of this machine";
     if (item->n_uses > 0)

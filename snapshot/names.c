@@ -78,9 +78,10 @@ static int record_read_key(struct snap_store *store, const char *key, struct sna
 }
 
 int snap_names_each(struct snap_store *store, bool (*visit)(void *context, const struct snap_name *name), void *context,
-                    struct base_error *err)
+                    uint32_t *out_unreadable, struct base_error *err)
 {
     struct keys keys;
+    uint32_t n_unreadable = 0;
     bool go_on = true;
     base_buffer_init(&keys.text, 16 << 20);
     int rc = store->objects->ops->list(store->objects, "names/", keys_visit, &keys, err);
@@ -92,13 +93,17 @@ int snap_names_each(struct snap_store *store, bool (*visit)(void *context, const
         end = strchr(key, '\n');
         *end = '\0';
         if (record_read_key(store, key, &name, &why) < 0) {
-            if (why.code != ERR_NOTFOUND) /* gone since */
-                base_log_warn("name not readable", LOG_STR("object", key), LOG_STR("error", why.text));
+            if (why.code == ERR_NOTFOUND) /* gone since */
+                continue;
+            base_log_warn("name not readable", LOG_STR("object", key), LOG_STR("error", why.text));
+            n_unreadable++;
         } else if (name.n_versions > 0) {
             go_on = visit(context, &name);
         }
     }
     base_buffer_done(&keys.text);
+    if (rc == 0 && out_unreadable)
+        *out_unreadable = n_unreadable;
     return rc;
 }
 

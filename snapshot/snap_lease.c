@@ -32,12 +32,18 @@ struct snap_lease {
     pthread_t thread;
 };
 
-/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>: tokens alone would repeat after a flush. A key
- * that does not expire is no lease of ours. */
-static const char take_script[] = "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
-                                  "local value = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]\n"
-                                  "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
-                                  "return value\n";
+/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>. A token is larger than every one before, also than those
+ * that a server has forgotten which came back empty: it is at least the server's time in ms. A key that does not expire is no lease of
+ * ours. */
+static const char take_script[] =
+    "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
+    "local t = redis.call('TIME')\n"
+    "local last = tonumber(redis.call('GET', KEYS[2]) or '0') or 0\n"
+    "local token = string.format('%.0f', math.max(last + 1, t[1] * 1000 + math.floor(t[2] / 1000)))\n"
+    "redis.call('SET', KEYS[2], token)\n"
+    "local value = token .. ':' .. ARGV[1]\n"
+    "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
+    "return value\n";
 
 /* KEYS: lease, fence. ARGV: value, token, ms. A lease that ran out is taken up again as long as nobody else had it
  * since. */

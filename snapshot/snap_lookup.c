@@ -202,8 +202,14 @@ static void request_know(struct snap_request *r, const struct snap_name *known)
 static void request_ask_store(struct snap_request *r, struct snap_store *store)
 {
     struct snap_name known;
-    if (snap_name_check(r->name, NULL) == 0 && snap_names_get(store, r->name, &known, NULL) == 0)
+    struct base_error err = {0};
+    if (snap_name_check(r->name, NULL) < 0)
+        return;
+    int rc = snap_names_get(store, r->name, &known, &err);
+    if (rc == 0)
         request_know(r, &known);
+    else if (rc == ERR_INPUT)
+        snprintf(r->name_wrong, sizeof(r->name_wrong), "%.159s", err.text);
 }
 
 /* The snapshot of one version for this worker. Its model becomes the one that is wanted. */
@@ -273,6 +279,8 @@ static bool look_up_by_index(struct snap_store *store, struct snap_request *r, c
         request_know(r, &entry.known);
         if (r->known.n_versions == 0 && store->objects->far)
             request_ask_store(r, store);
+        /* What is promoted cannot be told: to guess would be to serve a version that nobody chose. */
+        *out_final = r->files[0] == '\0' && r->known.n_versions == 0 && r->name_wrong[0];
         if (r->files[0] == '\0' && r->known.n_versions > 0) {
             leads = name_leads(store, r, found, out_final);
             told = leads && (strcmp(entry.id, found->id) == 0 || (r->version[0] && entry.id[0]));
@@ -323,6 +331,8 @@ int snap_look_up_failed(const struct snap_store *store, const struct snap_reques
                         struct base_error *err)
 {
     const char *at = r->version[0] ? "@" : "";
+    if (r->known.n_versions == 0 && r->name_wrong[0])
+        return base_fail(err, ERR_NOTFOUND, "%s; mend it, or remove it and `rouse snapshot reindex`", r->name_wrong);
     if (found->reason[0] && found->version[0] && any_was_promoted(&r->known) && r->version[0] == '\0')
         return base_fail(
             err, ERR_NOTFOUND,

@@ -21,6 +21,7 @@ struct snap_request {
     char version[SNAP_VERSION_MAX + 1]; /* asked for; "" */
     char word[SNAP_VERSION_MAX + 1];    /* what a build's version is to be called; "": the next vN */
     struct snap_name known;             /* the name's versions; n_versions 0: not known, or none */
+    char name_wrong[160];               /* why its record cannot be read; "": it can, or there is none */
     const char *dir;                    /* NULL: no model directory under that path (any more) */
     char no_dir[200];                   /* why, for messages */
     char files[SNAP_SHA256_CHARS + 1];  /* identity of the directory's files; "" without one */
