@@ -64,7 +64,7 @@ static void item_uses(struct snap_store *store, struct snap_admin_item *item, co
     struct stat st;
     item->stored_bytes = stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
     item->last_used_ms = snap_use_last_ms(store, item->record.id);
-    item->held = snap_use_is_held(path);
+    item->held = snap_use_is_held(store, item->record.id, path);
 }
 
 static void items_fill(struct snap_store *store, const struct names *names, struct snap_admin_item *items, size_t n)

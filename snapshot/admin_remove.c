@@ -72,7 +72,7 @@ static int lock_alone(const char *path, struct base_error *err)
                                : base_fail_errno(err, "open %s", path);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
         close(fd);
-        return base_fail(err, ERR_AGAIN, "a process of this machine uses %s", path);
+        return base_fail(err, ERR_AGAIN, "in use by a process of this machine");
     }
     if (fstat(fd, &opened) < 0 || stat(path, &named) < 0 || named.st_ino != opened.st_ino ||
         named.st_dev != opened.st_dev) {
@@ -80,6 +80,19 @@ static int lock_alone(const char *path, struct base_error *err)
         return base_fail(err, ERR_AGAIN, "%s: replaced meanwhile", path);
     }
     return fd;
+}
+
+/* The same of the note; 0 and *out_fd -1 when there is none. */
+static int lock_note(struct snap_store *store, const char *id, int *out_fd, struct base_error *err)
+{
+    char path[PATH_MAX];
+    *out_fd = -1;
+    if (!snap_use_note_path(store, id, path))
+        return 0;
+    int fd = lock_alone(path, err);
+    if (fd >= 0)
+        *out_fd = fd;
+    return fd == ERR_NOTFOUND || fd >= 0 ? 0 : fd;
 }
 
 /* A name cannot be removed together with a look at what it stands for. So the file is first moved to the name of a dead builder's
@@ -108,16 +121,20 @@ static int unlink_exactly(struct snap_store *store, const char *id, const char *
 int snap_collect_remove(struct snap_store *store, const char *id, const char *path, bool (*still)(void *context),
                         void *context, struct base_error *err)
 {
-    int fd = lock_alone(path, err);
+    int note = -1, fd = lock_alone(path, err);
     if (fd < 0)
         return fd;
-    int rc = still && !still(context) ? base_fail(err, ERR_AGAIN, "%s: used meanwhile", path) : 0;
+    int rc = lock_note(store, id, &note, err);
+    if (rc == 0 && still && !still(context))
+        rc = base_fail(err, ERR_AGAIN, "%s: used meanwhile", path);
     if (rc == 0)
         snap_collect_forget(store, id, path);
     if (rc == 0)
         rc = unlink_exactly(store, id, path, fd, err);
     if (rc == 0)
         snap_use_forget(store, id);
+    if (note >= 0)
+        close(note);
     close(fd);
     return rc;
 }

@@ -34,9 +34,12 @@ struct snap_lease {
 
 /* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>. A token is larger than every one before, also than those
  * that a server has forgotten which came back empty: it is at least the server's time in ms. A key that does not expire is no lease of
- * ours. */
+ * ours. Who asks again, its answer having been lost, holds it already. */
 static const char take_script[] =
-    "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
+    "if redis.call('PTTL', KEYS[1]) > 0 then\n"
+    "  local held = redis.call('GET', KEYS[1])\n"
+    "  return string.sub(held, -1 - #ARGV[1]) == ':' .. ARGV[1] and held or ''\n"
+    "end\n"
     "local t = redis.call('TIME')\n"
     "local last = tonumber(redis.call('GET', KEYS[2]) or '0') or 0\n"
     "local token = string.format('%.0f', math.max(last + 1, t[1] * 1000 + math.floor(t[2] / 1000)))\n"

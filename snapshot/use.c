@@ -20,7 +20,8 @@
 enum { RENEW_S = SNAP_USE_TTL_MS / 3000, LOCK_ATTEMPTS = 50, LOCK_POLL_MS = 4, MEMBER_MAX = 128, KEY_MAX = 64 };
 
 struct snap_use {
-    int fd;                   /* flock'ed, shared; -1: no locks here */
+    int fd,
+        note_fd; /* the snapshot and the note of its use, both flock'ed, shared; note -1: the store cannot be written */
     struct snap_redis *redis; /* its own connection, driven by the thread, then by end; NULL: none */
     char key[KEY_MAX], member[MEMBER_MAX];
     pthread_mutex_t lock; /* guards stopping */
@@ -132,10 +133,10 @@ static bool is_same_file(const char *path, int fd)
 
 /* Opened and locked; -1: not there. Who collects, or has just published, holds the other kind of lock for a moment: tried again, and
  * what the name stands for may be another file by then. A file that nothing locks is opened all the same. */
-static int file_hold(const char *path)
+static int file_hold(const char *path, int flags)
 {
     for (int i = 0; i < LOCK_ATTEMPTS; i++) {
-        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
         if (fd < 0)
             return -1;
         if (flock(fd, LOCK_SH | LOCK_NB) == 0 ? is_same_file(path, fd) : errno != EWOULDBLOCK)
@@ -146,45 +147,54 @@ static int file_hold(const char *path)
     return -1;
 }
 
-static bool used_path(const struct snap_store *store, const char *id, char out[PATH_MAX])
+bool snap_use_note_path(const struct snap_store *store, const char *id, char out[PATH_MAX])
 {
     int n = snprintf(out, PATH_MAX, "%s/used/%.*s", store->dir, SNAP_ID_CHARS, id);
     return n > 0 && n < PATH_MAX;
 }
 
-static void use_touch(const struct snap_store *store, const char *id)
+static void note_touch(const char *path)
 {
-    char path[PATH_MAX];
-    if (!used_path(store, id, path))
-        return;
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
-    if (fd < 0 && errno == ENOENT) {
-        char *slash = strrchr(path, '/');
-        *slash = '\0';
-        (void)mkdir(path, 0755);
-        *slash = '/';
-        fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
-    }
     if (fd < 0)
         return;
     (void)futimens(fd, NULL);
     close(fd);
 }
 
+/* Touched before it is locked: who collects looks at its time again under its own lock. */
+static int note_hold(const struct snap_store *store, const char *id)
+{
+    char path[PATH_MAX];
+    if (!snap_use_note_path(store, id, path))
+        return -1;
+    char *slash = strrchr(path, '/');
+    *slash = '\0';
+    (void)mkdir(path, 0755);
+    *slash = '/';
+    note_touch(path);
+    int fd = file_hold(path, O_WRONLY | O_CREAT | O_NOFOLLOW);
+    if (fd >= 0)
+        (void)futimens(fd, NULL); /* it may be a new one: the other was collected */
+    return fd;
+}
+
 struct snap_use *snap_use_begin(const struct snap_store *store, const char *redis, const char *id)
 {
     char path[PATH_MAX];
-    if (snap_store_path(store, id, path, NULL) < 0)
+    if (!snap_store_has(store, id) || snap_store_path(store, id, path, NULL) < 0)
         return NULL;
-    use_touch(store, id); /* first: who collects looks at it again under its lock */
-    int fd = file_hold(path);
-    struct snap_use *u = fd < 0 ? NULL : calloc(1, sizeof(*u));
-    if (!u) {
-        if (fd >= 0)
-            close(fd);
+    struct snap_use *u = calloc(1, sizeof(*u));
+    if (!u)
+        return NULL;
+    u->note_fd = note_hold(store, id);
+    u->fd = file_hold(path, O_RDONLY);
+    if (u->fd < 0) {
+        if (u->note_fd >= 0)
+            close(u->note_fd);
+        free(u);
         return NULL;
     }
-    u->fd = fd;
     use_announce(u, redis, id);
     return u;
 }
@@ -196,6 +206,8 @@ void snap_use_end(struct snap_use *use)
     if (use->redis)
         use_withdraw(use);
     close(use->fd);
+    if (use->note_fd >= 0)
+        close(use->note_fd);
     free(use);
 }
 
@@ -205,19 +217,25 @@ int64_t snap_use_last_ms(const struct snap_store *store, const char *id)
 {
     char path[PATH_MAX];
     struct stat st;
-    if (!used_path(store, id, path) || lstat(path, &st) < 0)
+    if (!snap_use_note_path(store, id, path) || lstat(path, &st) < 0)
         return 0;
     return (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
 }
 
-bool snap_use_is_held(const char *path)
+static bool is_locked(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0)
         return false;
-    bool held = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    bool locked = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
     close(fd);
-    return held;
+    return locked;
+}
+
+bool snap_use_is_held(const struct snap_store *store, const char *id, const char *path)
+{
+    char note[PATH_MAX];
+    return is_locked(path) || (snap_use_note_path(store, id, note) && is_locked(note));
 }
 
 int snap_use_count(const struct snap_store *store, const char *id, uint32_t *out_n, struct base_error *err)
@@ -240,6 +258,6 @@ int snap_use_count(const struct snap_store *store, const char *id, uint32_t *out
 void snap_use_forget(const struct snap_store *store, const char *id)
 {
     char path[PATH_MAX];
-    if (used_path(store, id, path))
+    if (snap_use_note_path(store, id, path))
         (void)unlink(path);
 }

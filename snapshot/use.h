@@ -1,7 +1,7 @@
 /* use - a snapshot's file that a process needs, or may need again, so that collection leaves it where it is.
  *
- * On this machine: a shared lock (flock) on the file, gone with its holder however that dies; collection takes it exclusively before it
- * removes. On other machines, where there is Redis: an entry in the sorted set rouse:use:<id> (host:pid:random -> when it runs out),
+ * On this machine: a shared lock (flock) on the file, and one on the note of its last use (a snapshot that is built anew is another file,
+ * of the same id); gone with their holder however that dies. Collection takes both exclusively before it removes. On other machines, where there is Redis: an entry in the sorted set rouse:use:<id> (host:pid:random -> when it runs out),
  * which a thread renews. Between the start of a use and the first entry, and where a file system's locks end at the machine, the time of
  * the last use counts: <store>/used/<id>, an empty file whose mtime is set when a use begins (never the snapshot's own: its
  * times are part of how it is known). Who collects spares what was used a moment ago.
@@ -27,8 +27,10 @@ void snap_use_end(struct snap_use *use);
 
 /* When a use last began, Unix ms; 0: never. */
 int64_t snap_use_last_ms(const struct snap_store *store, const char *id);
-/* Whether a process of this machine holds the file that `path` stands for. */
-bool snap_use_is_held(const char *path);
+/* Whether a process of this machine holds that snapshot, or the file that `path` stands for. */
+bool snap_use_is_held(const struct snap_store *store, const char *id, const char *path);
+/* Where the note is, if there is one. */
+bool snap_use_note_path(const struct snap_store *store, const char *id, char out[PATH_MAX]);
 /* How many processes hold it by Redis; 0 without Redis. ERR_SERVICE: it does not say. */
 int snap_use_count(const struct snap_store *store, const char *id, uint32_t *out_n, struct base_error *err);
 /* After the snapshot itself is gone. */
