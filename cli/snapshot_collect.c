@@ -159,7 +159,10 @@ static const struct base_option gc_options[] = {
     {"quarantine-age", BASE_OPTION_STRING, &quarantine_age, "TIME", "7d", NULL, 0, 0, "Bounds",
      "Remove quarantined snapshots this long after they were set aside.", false},
     {"grace", BASE_OPTION_STRING, &grace, "TIME", "2m", NULL, 0, 0, "Bounds",
-     "What was made or last used within this stays: a start on another machine may be reading it.", false},
+     "What was made or last used within this stays: a start on another machine may be reading it. What a process "
+     "holds, "
+     "the active version, those of a split, what rollback goes to and pins stay in any case.",
+     false},
     {"dry-run", BASE_OPTION_FLAG, &dry_run, NULL, NULL, NULL, 0, 0, "Bounds",
      "Say what would be removed; remove nothing.", false},
     SNAPSHOT_STORE_OPTIONS,
@@ -169,9 +172,7 @@ static const struct base_option gc_options[] = {
 const struct snapshot_verb snapshot_gc = {
     .name = "gc",
     .synopsis = "[--max-bytes BYTES] [--max-age TIME] [--keep N] [--dry-run] [options]",
-    .summary = "Removes leftovers, and snapshots beyond the bounds, the least recently used first. What is in use, "
-               "active, in a "
-               "split, what rollback goes to, or pinned always stays.",
+    .summary = "Removes leftovers and what is beyond the bounds, least recently used first; never what is needed.",
     .examples = "  rouse snapshot gc --dry-run --max-bytes 200G\n"
                 "  rouse snapshot gc --keep 3 --max-age 30d --json\n",
     .options = gc_options,

@@ -233,7 +233,8 @@ def test_consume_ends_with_its_reader(topics, kafka):
 
 def test_every_command_has_help():
     for command in ("worker", "generate", "produce", "consume", "tokenize", "eval", "demo", "snapshot build", "snapshot ls",
-                    "snapshot show", "snapshot verify", "snapshot rm"):
+                    "snapshot show", "snapshot verify", "snapshot diff", "snapshot promote", "snapshot rollback", "snapshot split",
+                    "snapshot pin", "snapshot unpin", "snapshot rm", "snapshot gc", "snapshot reindex"):
         text = rouse(*command.split(), "--help").stdout
         assert "usage" in text.lower() and "--json" in text, command
 
