@@ -15,6 +15,8 @@
 #include "snapshot/events.h"
 #include "snapshot/use.h"
 
+#define FILES_TTL_MS (INT64_C(90) * 24 * 3600 * 1000) /* as in Redis */
+
 struct collection {
     struct snap_store *store;
     const struct snap_collect *how;
@@ -252,7 +254,10 @@ static bool dangling_visit(void *context, const struct snap_object *object)
     struct dangling *d = context;
     const char *last = strrchr(object->key, '/') + 1;
     bool models = strncmp(object->key, "index/models/", 13) == 0;
-    if (models ? content_leads_nowhere(d->c->store, object->key) : leads_nowhere(d->c->store, last))
+    bool files = strncmp(object->key, "index/files/", 12) == 0; /* of directories, not of snapshots: they come and go */
+    if (files    ? d->c->now_ms - object->modified_ms > FILES_TTL_MS
+        : models ? content_leads_nowhere(d->c->store, object->key)
+                 : leads_nowhere(d->c->store, last))
         base_buffer_printf(&d->keys, "%s %llu\n", object->key, (unsigned long long)object->bytes);
     return d->keys.failed == 0;
 }
@@ -270,7 +275,9 @@ static int collect_dangling(struct collection *c, const char *prefix, struct bas
         if (!c->how->dry_run)
             rc = o->ops->remove(o, key, err);
         if (rc == 0)
-            leftover(c, key, "of a snapshot that is gone", strtoull(space + 1, NULL, 10));
+            leftover(c, key,
+                     strcmp(prefix, "index/files/") == 0 ? "recorded 90 days ago" : "of a snapshot that is gone",
+                     strtoull(space + 1, NULL, 10));
     }
     base_buffer_done(&d.keys);
     return rc;
@@ -301,7 +308,7 @@ int snap_collect_run(struct snap_store *store, const struct snap_collect *how,
                      void (*visit)(void *context, const struct snap_collected *collected), void *context,
                      struct snap_collect_sum *out_sum, struct base_error *err)
 {
-    static const char *const prefixes[] = {"index/models/", "index/records/", "used/"};
+    static const char *const prefixes[] = {"index/models/", "index/records/", "index/files/", "used/"};
     struct collection c = {
         .store = store, .how = how, .visit = visit, .context = context, .now_ms = base_clock_unix_ms()};
     int lock = lock_collection(store, err);

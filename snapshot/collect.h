@@ -5,7 +5,7 @@
  *
  *   removed                                       when
  *   leftovers of dead builders, of dead writers   always: their lock is free, or they are an hour old
- *   notes and entries that lead nowhere           always
+ *   notes and entries that lead nowhere           always; what is known of a directory's files: after 90 days
  *   quarantined snapshots                         older than quarantine_age_s
  *   snapshots of versions behind the newest keep  keep_versions > 0; the newest ones are then kept, whatever the bounds
  *   snapshots not used for                        max_age_s > 0

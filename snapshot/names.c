@@ -29,6 +29,19 @@ static int record_read(struct snap_store *store, const char *name, struct snap_n
     return rc;
 }
 
+int snap_names_read(struct snap_store *store, const char *name, struct snap_name *out, struct base_error *err)
+{
+    struct snap_name known;
+    int rc = snap_name_check(name, err);
+    if (rc == 0)
+        rc = record_read(store, name, &known, NULL, err);
+    if (rc == 0 && known.n_versions == 0)
+        rc = base_fail(err, ERR_NOTFOUND, "no name '%s' in %s", name, store->dir);
+    if (rc == 0)
+        *out = known;
+    return rc;
+}
+
 int snap_names_get(struct snap_store *store, const char *name, struct snap_name *out, struct base_error *err)
 {
     struct snap_name known;

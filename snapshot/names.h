@@ -62,6 +62,8 @@ int snap_version_check(const char *version, struct base_error *err);
 
 /* What the store (or Redis) knows of a name. ERR_NOTFOUND. */
 int snap_names_get(struct snap_store *store, const char *name, struct snap_name *out, struct base_error *err);
+/* The store alone: no question to Redis. ERR_NOTFOUND; ERR_INPUT: a record that cannot be read. */
+int snap_names_read(struct snap_store *store, const char *name, struct snap_name *out, struct base_error *err);
 /* Every name of the store whose record can be read; visit returns false to stop. Of one that cannot it warns, and counts it in
  * out_unreadable (may be NULL). */
 int snap_names_each(struct snap_store *store, bool (*visit)(void *context, const struct snap_name *name), void *context,

@@ -191,10 +191,11 @@ static bool scan_visit(void *context, const struct snap_store_item *item)
 
 /* ---- names ---- */
 
-/* Of two copies of a name the one with the higher revision is right. */
-static void request_know(struct snap_request *r, const struct snap_name *known)
+/* The copy that came with Redis' answer. It counts where the store is far, or cannot be read: another store than this one may have
+ * written it. */
+static void request_know(struct snap_request *r, const struct snap_store *store, const struct snap_name *known)
 {
-    if (known->n_versions > 0 && (r->known.n_versions == 0 || known->revision > r->known.revision))
+    if (known->n_versions > 0 && r->known.n_versions == 0 && (store->objects->far || r->name_wrong[0]))
         r->known = *known;
 }
 
@@ -205,9 +206,9 @@ static void request_ask_store(struct snap_request *r, struct snap_store *store)
     struct base_error err = {0};
     if (snap_name_check(r->name, NULL) < 0)
         return;
-    int rc = snap_names_get(store, r->name, &known, &err);
+    int rc = snap_names_read(store, r->name, &known, &err);
     if (rc == 0)
-        request_know(r, &known);
+        r->known = known;
     else if (rc == ERR_INPUT)
         snprintf(r->name_wrong, sizeof(r->name_wrong), "%.159s", err.text);
 }
@@ -276,7 +277,7 @@ static bool look_up_by_index(struct snap_store *store, struct snap_request *r, c
             continue;
         struct snap_index_entry entry = {.id = ""};
         bool told = false, leads = false, answered = snap_store_find(store, i, q, &entry);
-        request_know(r, &entry.known);
+        request_know(r, store, &entry.known);
         if (r->known.n_versions == 0 && store->objects->far)
             request_ask_store(r, store);
         /* What is promoted cannot be told: to guess would be to serve a version that nobody chose. */
@@ -287,7 +288,7 @@ static bool look_up_by_index(struct snap_store *store, struct snap_request *r, c
         }
         if (!leads && !*out_final && answered && r->version[0] == '\0')
             leads = entry_leads(store, r, q, &entry, found, &told);
-        bool knows = i != SNAP_STORE_REDIS || entry.known.revision == r->known.revision;
+        bool knows = i != SNAP_STORE_REDIS || entry.known.revision >= r->known.revision;
         if ((!told || !knows) && !snap_store_index_away(store, i))
             found->untold |= 1u << i;
         if (leads || *out_final)

@@ -316,6 +316,7 @@ static void test_leftovers(void **state)
         "cd '%s' && head -c 100000 /dev/zero > '%s.0123456789abcdef.building' && touch '%s.fedcba9876543210.building'"
         " && touch -d '-2 hours' names/x.tmp-0123456789abcdef index/records/y.tmp-0123456789abcdef"
         " && touch names/young.tmp-0123456789abcdef used/ffffffffffffffffffffffffffffffff stranger.snap"
+        " && echo x > index/files/$(printf '%%064d' 1) && touch -d '-91 days' index/files/$(printf '%%064d' 1)"
         " && echo 'id eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee' > index/models/dddddddddddddddddddddddddddddddd"
         " && mv '%s.snap' '%s.quarantined.snap'",
         f->store, m.ids[0], m.ids[1], m.ids[0], m.ids[0]);
@@ -324,10 +325,10 @@ static void test_leftovers(void **state)
     int builder = open(path, O_RDWR);
     assert_int_equal(flock(builder, LOCK_EX), 0);
     struct snap_collect_sum sum = collect(m.store, &how, &seen);
-    assert_int_equal(sum.n_leftovers, 5);
+    assert_int_equal(sum.n_leftovers, 6);
     how.dry_run = false;
     sum = collect(m.store, &how, &seen);
-    assert_int_equal(sum.n_leftovers, 5);
+    assert_int_equal(sum.n_leftovers, 6);
     assert_true(sum.freed_bytes >= 100000);
     assert_said(&seen, m.ids[0], "kept: quarantined");
     fixture_shell("cd '%s' && test -e stranger.snap && test -e names/young.tmp-0123456789abcdef && test $(ls | grep -c "
