@@ -2,6 +2,7 @@
  * last, or fail. The program under test is the one that ships.
  *
  *   STEPS_KILL=N          SIGKILL in the place of call N (from 1), in whichever thread that comes
+ *   STEPS_STOP=N          the same with SIGSTOP: who sends SIGCONT lets it go on with call N
  *   STEPS_FAIL=N:ERRNO    call N fails with that number, once; only calls that may fail so (writing, allocating, creating)
  *   STEPS_REPORT=FILE     at exit, how many calls there were, as text
  *
@@ -25,7 +26,7 @@
 #include <unistd.h>
 
 static atomic_long n_steps;
-static long kill_at, fail_at;
+static long kill_at, stop_at, fail_at;
 static int fail_with;
 static const char *root, *report;
 
@@ -43,10 +44,11 @@ static void *next(const char *name)
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *kill_text = getenv("STEPS_KILL"), *fail_text = getenv("STEPS_FAIL");
+    const char *kill_text = getenv("STEPS_KILL"), *fail_text = getenv("STEPS_FAIL"), *stop_text = getenv("STEPS_STOP");
     root = getenv("STEPS_ROOT");
     report = getenv("STEPS_REPORT");
     kill_at = kill_text ? strtol(kill_text, NULL, 10) : 0;
+    stop_at = stop_text ? strtol(stop_text, NULL, 10) : 0;
     if (fail_text && sscanf(fail_text, "%ld:%d", &fail_at, &fail_with) != 2)
         abort();
 }
@@ -66,6 +68,8 @@ static bool step(bool may_fail)
     long n = atomic_fetch_add(&n_steps, 1) + 1;
     if (n == kill_at)
         kill(getpid(), SIGKILL);
+    if (n == stop_at)
+        raise(SIGSTOP);  /* in this thread, so that it comes at once */
     while (n == kill_at) /* the signal is on its way */
         pause();
     if (n != fail_at || !may_fail)
