@@ -59,7 +59,8 @@ int snap_store_record_of_file(const char *path, const char *file_name, struct sc
                               struct base_error *err);
 
 /* A name for a temporary of that snapshot, used by nobody. */
-int snap_store_building_path(const struct snap_store *store, const char *id, char out[PATH_MAX], struct base_error *err);
+int snap_store_building_path(const struct snap_store *store, const char *id, char out[PATH_MAX],
+                             struct base_error *err);
 
 /* A new .building file. */
 int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "snapshot/snap_index.h"
 #include "snapshot/snap_lease.h"
+#include "snapshot/snap_lookup.h"
 #include "snapshot/snap_store.h"
 #include "snapshot/tests/snapshot_fixture.h"
 
@@ -489,6 +490,59 @@ static void test_names_in_redis(void **state)
     fixture_redis_stop(&r);
 }
 
+static bool looks_up(struct snap_store *s, const struct fixture *f, const char *model, struct snap_found *out)
+{
+    struct snap_start_options o = fixture_options(f);
+    struct gpu_device *device = fixture_device(NULL);
+    struct snap_request request;
+    o.model = model;
+    assert_int_equal(snap_request_init(&request, device, &o, NULL), 0);
+    bool leads = snap_look_up(s, &request, out);
+    gpu_close(device);
+    return leads;
+}
+
+/* A store behind a network is asked for a name only when Redis does not know it; one that is near answers itself, whatever Redis
+ * remembers. */
+static void test_names_of_a_far_store(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    struct snap_found found;
+    struct snap_name name;
+    fixture_redis_start(&r, f, 0, NULL);
+    struct snap_start_options o = fixture_options(f);
+    o.redis = r.url;
+    struct fixture_run built = fixture_start(&o);
+    assert_int_equal(built.rc, 0);
+    struct snap_store *s = open_store(f->store, r.url);
+    s->objects->far = true;
+    fixture_shell("mv '%s/names' '%s/away'", f->store, f->root);
+    assert_true(looks_up(s, f, "oracle@v1", &found)); /* nothing but Redis can know */
+    assert_string_equal(found.id, built.id);
+    assert_string_equal(found.version, "v1");
+    assert_int_equal(found.untold, 0);
+    assert_int_equal(snap_names_get(s, "oracle", &name, NULL), 0);
+    fixture_shell("redis-cli -p %d flushall >/dev/null", r.port);
+    assert_false(looks_up(s, f, "oracle@v1", &found));
+    fixture_shell("mv '%s/away' '%s/names'", f->root, f->store);
+    assert_true(looks_up(s, f, "oracle@v1", &found));
+    assert_true(found.untold & 1u << SNAP_STORE_REDIS);
+
+    s->objects->far = false;
+    name.revision = 100; /* another store's, under the same name */
+    memset(name.versions[0].model_digest, 'e', SNAP_SHA256_CHARS);
+    name.versions[0].active = true;
+    assert_int_equal(snap_index_redis_name_put(s->redis, &name, false, NULL), 0);
+    assert_true(looks_up(s, f, "oracle@v1", &found));
+    assert_string_equal(found.id, built.id);
+    assert_int_equal(snap_names_get(s, "oracle", &name, NULL), 0);
+    assert_int_equal(name.revision, 1);
+    fixture_run_done(&built);
+    snap_store_close(s);
+    fixture_redis_stop(&r);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(int argc, char **argv)
@@ -501,7 +555,8 @@ int main(int argc, char **argv)
                                              T(test_redis_wrong_types),
                                              T(test_lease_redis),
                                              T(test_fenced_put),
-                                             T(test_names_in_redis)};
+                                             T(test_names_in_redis),
+                                             T(test_names_of_a_far_store)};
     if (argc > 1 && strcmp(argv[1], "redis") == 0) {
         fixture_redis_require();
         return cmocka_run_group_tests_name("snap_index in redis-server", redis_tests, NULL, NULL);
