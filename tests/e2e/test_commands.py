@@ -256,6 +256,7 @@ def test_msgpack_of_a_completion(topics, start_worker, reader, oracle_store):
     assert len(c["tokens"]) == 5 == len(c["logprobs"]) and c["usage"] == {"prompt_tokens": c["usage"]["prompt_tokens"],
                                                                           "completion_tokens": 5}
     assert set(c["timing_us"]) == {"queue", "prefill", "decode", "total"} and c["snapshot"] and c["worker"]
+    assert c["model"] == "oracle" and c["version"] == "v1"
 
 
 def test_oracle_completes_as_transformers_does(tmp_path):
