@@ -83,7 +83,7 @@ struct cli_model_options {
     {"model",                                                                                                          \
      BASE_OPTION_STRING,                                                                                               \
      &(o)->model,                                                                                                      \
-     "DIR|NAME",                                                                                                       \
+     "DIR|NAME[@VERSION]",                                                                                             \
      NULL,                                                                                                             \
      NULL,                                                                                                             \
      0,                                                                                                                \

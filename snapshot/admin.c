@@ -14,18 +14,13 @@
 #include "base/file.h"
 #include "base/pool.h"
 #include "base/progress.h"
-#include "snapshot/snap_build.h"
-#include "snapshot/snap_cold.h"
-#include "snapshot/snap_lookup.h"
 #include "snapshot/snap_restore.h"
 #include "snapshot/snap_store.h"
 
 enum { READERS = 8, PREFIX_CHARS_MIN = 4 };
 
-/* ---- build ---- */
-
-static int record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out,
-                          struct base_error *err)
+int snap_store_record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out,
+                              struct base_error *err)
 {
     struct snap_file *f = NULL;
     int rc = snap_file_open(path, &f, err);
@@ -35,79 +30,6 @@ static int record_of_file(const char *path, const char *file_name, struct schema
     }
     snap_file_record(f, file_name, out);
     snap_file_close(f);
-    return 0;
-}
-
-static int record_of_id(const struct snap_store *store, const char *id, struct schema_snapshot_record *out,
-                        struct base_error *err)
-{
-    char path[PATH_MAX], name[SNAP_ID_CHARS + 8];
-    int rc = snap_store_path(store, id, path, err);
-    snprintf(name, sizeof(name), "%s.snap", id);
-    return rc < 0 ? rc : record_of_file(path, name, out, err);
-}
-
-struct build {
-    struct gpu_device *device;
-    const struct snap_start_options *options;
-    bool force;
-    struct snap_store *store;
-    struct snap_request request;
-    struct snap_lease *lease;
-    struct snap_cold cold;
-};
-
-/* 1: it is there (a broken one counts as missing: the new one replaces it). */
-static int build_is_there(struct build *b, const char *id, struct schema_snapshot_record *out_record)
-{
-    return !b->force && snap_store_has(b->store, id) && record_of_id(b->store, id, out_record, NULL) == 0;
-}
-
-static int build_run(struct build *b, struct schema_snapshot_record *out_record, bool *out_built,
-                     struct base_error *err)
-{
-    struct snap_found found;
-    char id[SNAP_ID_CHARS + 1];
-    *out_built = false;
-    if (!b->request.dir)
-        return base_fail(err, ERR_NOTFOUND, "model '%s': %s", b->options->model, b->request.no_dir);
-    if (snap_look_up(b->store, &b->request, &found) && build_is_there(b, found.id, out_record))
-        return 0;
-    int rc = snap_cold_open(&b->cold, b->device, b->request.dir, b->request.dtype, err);
-    if (rc == 0)
-        rc = snap_build_lease(b->store, &b->request, model_dtype_name(b->cold.dtype), &b->lease, err);
-    if (rc == 0)
-        rc = snap_cold_identify(&b->cold, b->store, &b->request, b->options->progress, id, err);
-    if (rc < 0 || build_is_there(b, id, out_record))
-        return rc;
-    rc = snap_cold_load(&b->cold, b->device, b->options, err);
-    if (rc == 0)
-        rc = snap_cold_build(&b->cold, b->store, b->lease, &b->request, b->options->progress, out_record, err);
-    *out_built = rc == 0;
-    return rc;
-}
-
-int snap_admin_build(struct gpu_device *device, const struct snap_start_options *options, bool force,
-                     struct schema_snapshot_record *out_record, bool *out_built, struct base_error *err)
-{
-    struct build b = {.device = device, .options = options, .force = force};
-    struct schema_snapshot_record record;
-    bool built = false;
-    if (!options->store)
-        return base_fail(err, ERR_USAGE, "no store for snapshots is given");
-    int rc = snap_request_init(&b.request, device, options, err);
-    if (rc == 0)
-        rc = snap_store_open(options->store, options->redis, &b.store, err);
-    if (rc == 0)
-        rc = build_run(&b, &record, &built, err);
-    snap_lease_release(b.lease);
-    snap_cold_done(&b.cold);
-    snap_store_close(b.store);
-    if (rc < 0)
-        return rc;
-    *out_record = record;
-    if (out_built)
-        *out_built = built;
     return 0;
 }
 
@@ -154,7 +76,7 @@ static bool list_describe(const struct list *l, const struct snap_store_item *it
         record_unreadable(item, &st, "", out);
         return is_being_built(path);
     }
-    if (record_of_file(path, item->file, out, &err) < 0) {
+    if (snap_store_record_of_file(path, item->file, out, &err) < 0) {
         record_unreadable(item, &st, err.text, out);
         return true;
     }
@@ -268,6 +190,31 @@ static int find_in(const struct snap_store *store, const struct schema_snapshot_
     return 0;
 }
 
+static bool match_model(const struct schema_snapshot_record *r, const char *which)
+{
+    return strcmp(r->model_digest, which) == 0;
+}
+
+/* NAME@VERSION. */
+static int find_version(struct snap_store *store, const struct schema_snapshot_record *records, size_t n,
+                        const char *which, struct schema_snapshot_record *out, struct base_error *err)
+{
+    char name[SNAP_NAME_MAX + 1], version[SNAP_VERSION_MAX + 1];
+    struct snap_name known;
+    int rc = snap_ref_parse(which, name, version, err);
+    if (rc == 0)
+        rc = snap_names_get(store, name, &known, err);
+    if (rc < 0)
+        return rc;
+    const struct snap_version *v = snap_name_find(&known, version);
+    const struct schema_snapshot_record *r = v ? find_best(records, n, match_model, v->model_digest) : NULL;
+    if (!r)
+        return base_fail(err, ERR_NOTFOUND, v ? "no snapshot of '%.170s' is in %s" : "no version '%.170s' in %s", which,
+                         store->dir);
+    *out = *r;
+    return 0;
+}
+
 static bool is_path(const char *which)
 {
     size_t n = strlen(which);
@@ -279,13 +226,14 @@ int snap_store_resolve(struct snap_store *store, const char *which, struct schem
 {
     if (is_path(which) && base_file_exists(which)) {
         snprintf(path, PATH_MAX, "%s", which);
-        return record_of_file(which, which, out, err);
+        return snap_store_record_of_file(which, which, out, err);
     }
     struct schema_snapshot_record *records = NULL;
     size_t n = 0;
     int rc = snap_admin_list(store, &records, &n, err);
     if (rc == 0)
-        rc = find_in(store, records, n, which, out, err);
+        rc = strchr(which, '@') ? find_version(store, records, n, which, out, err)
+                                : find_in(store, records, n, which, out, err);
     free(records);
     return rc < 0 ? rc : base_file_join(path, PATH_MAX, store->dir, out->file, err);
 }
@@ -398,49 +346,4 @@ int snap_admin_verify(struct snap_store *store, const char *which, struct gpu_de
     if (out_bytes)
         *out_bytes = bytes;
     return 0;
-}
-
-/* ---- remove ---- */
-
-/* Every entry that a build makes for it. Entries under other names are found stale, and dropped, by who asks for them. */
-static void forget(struct snap_store *store, const struct snap_file *f)
-{
-    const struct snap_manifest *m = &f->manifest;
-    const char *dtypes[] = {m->fingerprint.value[SNAP_FP_DTYPE], "auto"};
-    for (int i = 0; i < 2; i++) {
-        char env[SNAP_ID_CHARS + 1];
-        if (snap_fingerprint_env(&m->fingerprint, dtypes[i], env, NULL) < 0)
-            continue;
-        const struct snap_index_query by_name = {.name = m->name, .files = "", .env = env};
-        const struct snap_index_query by_files = {.name = "", .files = m->files, .env = env};
-        snap_store_drop(store, m->id, &by_name);
-        snap_store_drop(store, m->id, &by_files);
-    }
-}
-
-int snap_admin_remove(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,
-                      struct base_error *err)
-{
-    struct schema_snapshot_record record;
-    struct snap_file *f = NULL;
-    char path[PATH_MAX];
-    if (strchr(which, '/'))
-        return base_fail(err, ERR_USAGE, "'%.200s' is a path: what is outside the store is not removed", which);
-    int rc = snap_store_resolve(store, which, &record, path, err);
-    if (rc < 0)
-        return rc;
-    if (record.state == SCHEMA_SNAPSHOT_BUILDING)
-        return base_fail(err, ERR_AGAIN, "snapshot %s is being built", record.id);
-    bool other_there = record.state == SCHEMA_SNAPSHOT_QUARANTINED && snap_store_has(store, record.id);
-    if (!other_there && snap_file_open(path, &f, NULL) == 0)
-        forget(store, f);
-    else if (!other_there)
-        snap_store_drop(store, record.id, NULL);
-    snap_file_close(f);
-    if (unlink(path) < 0)
-        return base_fail_errno(err, "remove %s", path);
-    rc = base_file_fsync_parent(path, err);
-    if (rc == 0)
-        *out_record = record;
-    return rc;
 }

@@ -12,6 +12,8 @@
 #include "snapshot/snap_store.h"
 
 struct shown {
+    const struct gpu_device *device; /* of this machine; NULL: not compared with */
+    struct snap_fingerprint own;     /* what a start on that device would want of this model */
     struct snap_file *file;
     struct schema_snapshot_record record;
     struct snap_plan plan;
@@ -33,6 +35,74 @@ static int shown_read(struct shown *s, struct base_error *err)
     free(plan);
     free(proof);
     return rc;
+}
+
+/* ---- would it fit here? ---- */
+
+/* The same model, key and files, this program, this device. */
+static int shown_compare(struct shown *s, struct base_error *err)
+{
+    const struct snap_manifest *m = &s->file->manifest;
+    if (!s->device)
+        return 0;
+    int rc =
+        snap_fingerprint_init(&s->own, gpu_device_info(s->device), snap_auto_dtype(s->device, m->file_dtype), "", err);
+    snap_fingerprint_set(&s->own, SNAP_FP_MODEL, m->fingerprint.value[SNAP_FP_MODEL]);
+    snap_fingerprint_set(&s->own, SNAP_FP_KEY, m->fingerprint.value[SNAP_FP_KEY]);
+    if (m->kind == SNAP_KIND_HOST && gpu_device_uploads(s->device))
+        s->own = snap_fingerprint_host(&s->own);
+    return rc;
+}
+
+static bool differs_here(const struct shown *s, int field)
+{
+    return strcmp(s->file->manifest.fingerprint.value[field], s->own.value[field]) != 0;
+}
+
+static void json_here(const struct shown *s, struct base_json *j)
+{
+    bool fits = true;
+    if (!s->device)
+        return;
+    base_json_key(j, "differs_here");
+    base_json_object_begin(j);
+    for (int i = 0; i < SNAP_FP_N; i++) {
+        if (!differs_here(s, i))
+            continue;
+        fits = false;
+        base_json_key(j, snap_fingerprint_field_name((enum snap_fingerprint_field)i));
+        base_json_object_begin(j);
+        base_json_kv_string(j, "snapshot", s->file->manifest.fingerprint.value[i]);
+        base_json_kv_string(j, "here", s->own.value[i]);
+        base_json_object_end(j);
+    }
+    base_json_object_end(j);
+    base_json_kv_bool(j, "fits_here", fits);
+}
+
+static const char *or_dash(const char *text)
+{
+    return text[0] ? text : "-";
+}
+
+static void text_here(const struct shown *s, struct base_buffer *out)
+{
+    bool fits = true;
+    if (!s->device)
+        return;
+    base_buffer_printf(out, "this machine (%s)\n", gpu_device_info(s->device)->kind);
+    for (int i = 0; i < SNAP_FP_N; i++) {
+        if (!differs_here(s, i))
+            continue;
+        fits = false;
+        base_buffer_printf(out, "  %s: snapshot %s, this machine %s%s\n",
+                           snap_fingerprint_field_name((enum snap_fingerprint_field)i),
+                           or_dash(s->file->manifest.fingerprint.value[i]), or_dash(s->own.value[i]),
+                           i == SNAP_FP_DTYPE ? " by --dtype auto -> --dtype asks for this one"
+                                              : " -> another snapshot will be built");
+    }
+    if (fits)
+        base_buffer_string(out, "  fits: a start here restores it\n");
 }
 
 /* ---- JSON ---- */
@@ -136,6 +206,7 @@ static void show_json(const struct shown *s, struct base_json *j)
     for (int i = 0; i < SNAP_FP_N; i++)
         base_json_kv_string(j, snap_fingerprint_field_name((enum snap_fingerprint_field)i), m->fingerprint.value[i]);
     base_json_object_end(j);
+    json_here(s, j);
     json_config(&s->plan.config, j);
     json_sections(s, j);
     json_proof(&s->proof, j);
@@ -209,10 +280,10 @@ static void text_tensors(const struct snap_plan *p, struct base_buffer *out)
     }
 }
 
-int snap_admin_show(struct snap_store *store, const char *which, struct base_json *json, struct base_buffer *text,
-                    struct base_error *err)
+int snap_admin_show(struct snap_store *store, const char *which, const struct gpu_device *device,
+                    struct base_json *json, struct base_buffer *text, struct base_error *err)
 {
-    struct shown s = {.file = NULL};
+    struct shown s = {.device = device};
     char path[PATH_MAX];
     int rc = snap_store_resolve(store, which, &s.record, path, err);
     if (rc < 0)
@@ -220,12 +291,15 @@ int snap_admin_show(struct snap_store *store, const char *which, struct base_jso
     rc = snap_file_open(path, &s.file, err);
     if (rc == 0)
         rc = shown_read(&s, err);
+    if (rc == 0)
+        rc = shown_compare(&s, err);
     if (rc < 0)
         base_fail_in(err, "snapshot %s", path);
     if (rc == 0 && json)
         show_json(&s, json);
     if (rc == 0 && text) {
         text_manifest(&s, text);
+        text_here(&s, text);
         text_layout(&s, text);
         text_proof(&s.proof, text);
         text_tensors(&s.plan, text);

@@ -43,9 +43,14 @@ struct snap_objects_ops {
 
 struct snap_objects {
     const struct snap_objects_ops *ops;
+    bool far; /* every call is a journey over a network: what Redis answered is not asked here again */
 };
 
+/* Whether a key is one (see above; "locks/..." is the directory's own). ERR_INPUT. What every implementation asks first. */
+int snap_object_key_check(const char *key, struct base_error *err);
+
 /* objects_dir.c: files under `dir`, published by rename; compare and swap under a lock file. Made when first written. */
+#define SNAP_OBJECTS_LOCKS "locks"
 int snap_objects_dir_open(const char *dir, struct snap_objects **out_objects, struct base_error *err);
 
 #endif

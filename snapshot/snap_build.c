@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/pool.h"
 #include "base/progress.h"
+#include "snapshot/events.h"
 #include "snapshot/snap_plan.h"
 #include "snapshot/snap_proof.h"
 
@@ -301,9 +302,19 @@ int snap_build_lease(struct snap_store *store, const struct snap_request *reques
 int snap_build_publish(struct snap_build *build, const struct snap_request *request,
                        struct schema_snapshot_record *out_record, struct base_error *err)
 {
-    snap_store_clean(build->store);
+    snap_store_clean(build->store, false, NULL, NULL);
     int rc = snap_build_write(build, out_record, err);
     if (rc == 0)
-        snap_look_up_tell(build->store, request, &build->manifest, out_record, SNAP_STORE_ALL);
+        snap_look_up_tell(build->store, request, &build->manifest, out_record, snap_lease_fence(build->lease),
+                          SNAP_STORE_ALL);
+    if (rc == 0) {
+        const struct snap_manifest *m = &build->manifest;
+        char version[SNAP_VERSION_MAX + 1];
+        snap_look_up_version(build->store, request, m->fingerprint.value[SNAP_FP_MODEL], version);
+        snap_event_tell(
+            build->store,
+            &(struct snap_event){
+                .what = "created", .id = m->id, .name = m->name, .version = version, .bytes = out_record->bytes});
+    }
     return rc;
 }

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "schemas/snapshot_record.h"
+#include "snapshot/names.h"
 #include "snapshot/snap_digest.h"
 #include "snapshot/snap_redis.h"
 
@@ -27,6 +28,7 @@ struct snap_index_query {
     const char *files;    /* identity in hex */
     const char *env;      /* of a fingerprint whose dtype is as asked for, "auto" included */
     const char *env_host; /* the same of a host snapshot, which answers when env leads nowhere; NULL: none would do */
+    const char *known_as; /* the name whose versions are wanted too, in the same question; NULL or "": none */
 };
 
 /* Each part may be missing ("" or has_record false). */
@@ -36,6 +38,13 @@ struct snap_index_entry {
     char file_dtype[8];
     bool has_record;
     struct schema_snapshot_record record;
+    struct snap_name known; /* of known_as, where the index holds a copy; n_versions 0: none */
+};
+
+/* The lease that its writer holds (snap_lease.h): an index that can see that it was lost takes no change. */
+struct snap_index_fence {
+    const char *lease, *fence; /* keys */
+    const char *value, *token;
 };
 
 /* Everything that one built (or newly found) snapshot adds. "" or NULL: nothing of that kind. */
@@ -45,6 +54,8 @@ struct snap_index_change {
     const char *env;      /* with the snapshot's own dtype */
     const char *env_auto; /* when "auto" means this dtype for these files */
     const char *model_digest, *file_dtype;
+    const struct snap_name *known;        /* the name as it is now; NULL: not told */
+    const struct snap_index_fence *fence; /* NULL: whoever comes */
 };
 
 struct snap_index_ops {
@@ -53,6 +64,7 @@ struct snap_index_ops {
                 struct base_error *err);
     int (*record)(struct snap_index *ix, const char *id, struct schema_snapshot_record *out_record,
                   struct base_error *err);
+    /* ERR_AGAIN: the fence says that another holds the lease. */
     int (*put)(struct snap_index *ix, const struct snap_index_change *change, struct base_error *err);
     /* Forgets the snapshot's record, and what q (may be NULL) leads to if that is the snapshot. */
     int (*drop)(struct snap_index *ix, const char *id, const struct snap_index_query *q, struct base_error *err);
@@ -70,6 +82,11 @@ struct snap_index {
 int snap_index_file_open(const char *store_dir, struct snap_index **out_index, struct base_error *err);
 /* Borrows the connection. */
 int snap_index_redis_open(struct snap_redis *redis, struct snap_index **out_index, struct base_error *err);
+
+/* The copy of a name (names.h). put leaves one of a higher revision alone, unless forced. ERR_NOTFOUND, ERR_SERVICE, ERR_INPUT (garbage). */
+int snap_index_redis_name(struct snap_redis *redis, const char *name, struct snap_name *out, struct base_error *err);
+int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *name, bool force,
+                              struct base_error *err);
 
 /* The value of a selector in keys: "files:<hex>" or "name:<escaped>". */
 enum { SNAP_SELECTOR_MAX = 512 };

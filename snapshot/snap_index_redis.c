@@ -3,15 +3,18 @@
  *   rouse:model:name:<name>      hash   <env> -> id
  *   rouse:model:files:<identity> hash   <env> -> id, "digest" -> model digest, "dtype" -> the files' dtype; expires
  *   rouse:snapshot:<id>          string snapshot-record/1
+ *   rouse:name:<name>            string the name's record as the store has it (names.h)
  *
  * A look-up is one script, a change is one script: nobody sees half of either. Keys of another type under our prefix
  * are replaced by a put. */
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/buffer.h"
+#include "snapshot/snap_fingerprint.h"
 #include "snapshot/snap_index.h"
 
 /* Directories come and go (one per pod, say), and each has an identity of its own. */
@@ -32,36 +35,60 @@ static struct index_redis *redis_of(struct snap_index *ix)
     return (struct index_redis *)ix;
 }
 
-/* ARGV: env, env_host or "". */
+/* KEYS: what leads to the id, the name. ARGV: env, env_host or "". */
 static const char find_script[] = "local id = redis.call('HGET', KEYS[1], ARGV[1])\n"
                                   "if not id and ARGV[2] ~= '' then id = redis.call('HGET', KEYS[1], ARGV[2]) end\n"
                                   "local record = id and redis.call('GET', 'rouse:snapshot:' .. id)\n"
                                   "local files = redis.call('HMGET', KEYS[1], 'digest', 'dtype')\n"
-                                  "return {id, record, files[1], files[2]}\n";
+                                  "local name = redis.pcall('GET', KEYS[2])\n"
+                                  "if type(name) ~= 'string' then name = false end\n"
+                                  "return {id, record, files[1], files[2], name}\n";
 
 static const char record_script[] = "return {redis.call('GET', KEYS[1])}\n";
 
-/* KEYS: record, name, files. ARGV: id, record, env, env_auto, digest, dtype, seconds that a files entry lives. */
+/* The copy of a name, unless a newer one is there. */
+#define NAME_FUNCTION                                                                                                  \
+    "local function put_name(key, text, revision)\n"                                                                   \
+    "  local now = redis.pcall('GET', key)\n"                                                                          \
+    "  local have = type(now) == 'string' and tonumber(string.match(now, '\\nrevision (%d+)\\n') or '')\n"             \
+    "  if have and have > tonumber(revision) then return 0 end\n"                                                      \
+    "  redis.call('SET', key, text)\n"                                                                                 \
+    "  return 1\n"                                                                                                     \
+    "end\n"
+
+/* KEYS: name. ARGV: record, revision, "force" or "". */
+static const char name_script[] = NAME_FUNCTION "if ARGV[3] == 'force' then redis.call('DEL', KEYS[1]) end\n"
+                                                "return put_name(KEYS[1], ARGV[1], ARGV[2])\n";
+
+/* KEYS: record, name, files, the name's copy, lease, fence. ARGV: id, record, env, env_auto, digest, dtype, seconds that a files entry
+ * lives, the name's record, its revision, the writer's lease value, its token. */
 static const char put_script[] =
-    "local function keep(key, want)\n"
-    "  local is = redis.call('TYPE', key).ok\n"
-    "  if is ~= want and is ~= 'none' then redis.call('DEL', key) end\n"
-    "end\n"
-    "local id = ARGV[1]\n"
-    "if id ~= '' then redis.call('SET', KEYS[1], ARGV[2]) end\n"
-    "for i = 2, 3 do\n"
-    "  if KEYS[i] ~= '" NO_KEY "' then\n"
-    "    keep(KEYS[i], 'hash')\n"
-    "    for a = 3, 4 do\n"
-    "      if id ~= '' and ARGV[a] ~= '' then redis.call('HSET', KEYS[i], ARGV[a], id) end\n"
-    "    end\n"
-    "  end\n"
-    "end\n"
-    "if KEYS[3] ~= '" NO_KEY "' then\n"
-    "  redis.call('HSET', KEYS[3], 'digest', ARGV[5], 'dtype', ARGV[6])\n"
-    "  redis.call('EXPIRE', KEYS[3], ARGV[7])\n"
-    "end\n"
-    "return 1\n";
+    NAME_FUNCTION "if ARGV[10] ~= '' then\n"
+                  "  local held = redis.call('GET', KEYS[5])\n"
+                  "  local fence = tonumber(redis.call('GET', KEYS[6]) or '0')\n"
+                  "  if held and held ~= ARGV[10] then return 0 end\n"
+                  "  if not held and fence > tonumber(ARGV[11]) then return 0 end\n"
+                  "end\n"
+                  "if ARGV[8] ~= '' then put_name(KEYS[4], ARGV[8], ARGV[9]) end\n"
+                  "local function keep(key, want)\n"
+                  "  local is = redis.call('TYPE', key).ok\n"
+                  "  if is ~= want and is ~= 'none' then redis.call('DEL', key) end\n"
+                  "end\n"
+                  "local id = ARGV[1]\n"
+                  "if id ~= '' then redis.call('SET', KEYS[1], ARGV[2]) end\n"
+                  "for i = 2, 3 do\n"
+                  "  if KEYS[i] ~= '" NO_KEY "' then\n"
+                  "    keep(KEYS[i], 'hash')\n"
+                  "    for a = 3, 4 do\n"
+                  "      if id ~= '' and ARGV[a] ~= '' then redis.call('HSET', KEYS[i], ARGV[a], id) end\n"
+                  "    end\n"
+                  "  end\n"
+                  "end\n"
+                  "if KEYS[3] ~= '" NO_KEY "' then\n"
+                  "  redis.call('HSET', KEYS[3], 'digest', ARGV[5], 'dtype', ARGV[6])\n"
+                  "  redis.call('EXPIRE', KEYS[3], ARGV[7])\n"
+                  "end\n"
+                  "return 1\n";
 
 /* KEYS: record, what led to it. ARGV: id, env, env_host or "". */
 static const char drop_script[] =
@@ -96,6 +123,14 @@ static int model_key(const struct snap_index_query *q, char out[KEY_MAX], struct
     return rc;
 }
 
+static int name_key(const char *name, char out[KEY_MAX], struct base_error *err)
+{
+    int n = snprintf(out, KEY_MAX, "rouse:name:");
+    if (!snap_escape(name, out + n, KEY_MAX - (size_t)n))
+        return base_fail(err, ERR_USAGE, "the model's name is too long");
+    return 0;
+}
+
 static void record_key(const char *id, char out[KEY_MAX])
 {
     snprintf(out, KEY_MAX, "rouse:snapshot:%.*s", SNAP_ID_CHARS, id);
@@ -128,10 +163,17 @@ static bool take_record(const redisReply *r, struct snap_index_entry *e)
     return e->has_record;
 }
 
+/* One that is garbage counts as missing: the store has the name, and the next who changes or finds it tells it again. */
+static void take_name(const redisReply *r, struct snap_index_entry *e)
+{
+    if (r->type != REDIS_REPLY_STRING || snap_name_decode(r->str, (size_t)r->len, &e->known, NULL) < 0)
+        e->known.n_versions = 0;
+}
+
 static int parse_entry(const redisReply *reply, struct snap_index_entry *out_entry, struct base_error *err)
 {
     struct snap_index_entry e = {.id = ""};
-    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 4)
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 5)
         return garbage("an answer of another shape", err);
     if (!take_text(reply, 0, e.id, sizeof(e.id)) || (e.id[0] && !snap_is_hex(e.id, SNAP_ID_CHARS)))
         return garbage("an id that is none", err);
@@ -141,6 +183,7 @@ static int parse_entry(const redisReply *reply, struct snap_index_entry *out_ent
         return garbage("a model digest or dtype that is none", err);
     if (!take_record(reply->element[1], &e) || (e.has_record && strcmp(e.record.id, e.id) != 0))
         return garbage("a record that is none, or another snapshot's", err);
+    take_name(reply->element[4], &e);
     *out_entry = e;
     return 0;
 }
@@ -148,18 +191,22 @@ static int parse_entry(const redisReply *reply, struct snap_index_entry *out_ent
 static int redis_find(struct snap_index *base, const struct snap_index_query *q, struct snap_index_entry *out_entry,
                       struct base_error *err)
 {
-    char key[KEY_MAX];
+    char key[KEY_MAX], name[KEY_MAX] = NO_KEY;
     int rc = model_key(q, key, err);
+    if (rc == 0 && q->known_as && q->known_as[0])
+        rc = name_key(q->known_as, name, err);
     if (rc < 0)
         return rc;
-    const char *args[] = {key, q->env, q->env_host ? q->env_host : ""};
-    size_t lengths[3];
+    const char *args[] = {key, name, q->env, q->env_host ? q->env_host : ""};
+    size_t lengths[4];
     redisReply *reply = NULL;
-    measure(3, args, lengths);
-    rc = eval(redis_of(base), find_script, false, 1, 3, args, lengths, &reply, err);
+    measure(4, args, lengths);
+    rc = eval(redis_of(base), find_script, false, 2, 4, args, lengths, &reply, err);
     base->away = !snap_redis_is_connected(redis_of(base)->redis);
     if (rc == 0)
         rc = parse_entry(reply, out_entry, err);
+    if (rc == 0 && q->known_as && strcmp(out_entry->known.name, q->known_as) != 0)
+        out_entry->known.n_versions = 0;
     freeReplyObject(reply);
     return rc;
 }
@@ -183,47 +230,78 @@ static int redis_record(struct snap_index *base, const char *id, struct schema_s
     return rc;
 }
 
-static int put_bytes(struct index_redis *ix, const struct snap_index_change *c, const struct base_buffer *record,
-                     struct base_error *err)
+/* Where each part of a change goes. */
+struct put_keys {
+    char record[KEY_MAX], name[KEY_MAX], files[KEY_MAX], known[KEY_MAX];
+};
+
+static int put_keys(const struct snap_index_change *c, struct put_keys *out, struct base_error *err)
 {
-    char record_at[KEY_MAX] = NO_KEY, name_at[KEY_MAX] = NO_KEY, files_at[KEY_MAX] = NO_KEY;
     const struct snap_index_query by_name = {.name = c->name, .files = "", .env = ""};
     const struct snap_index_query by_files = {.name = "", .files = c->files, .env = ""};
-    int rc = c->name[0] ? model_key(&by_name, name_at, err) : 0;
+    *out = (struct put_keys){NO_KEY, NO_KEY, NO_KEY, NO_KEY};
+    int rc = c->name[0] ? model_key(&by_name, out->name, err) : 0;
     if (rc == 0 && c->files[0])
-        rc = model_key(&by_files, files_at, err);
+        rc = model_key(&by_files, out->files, err);
+    if (rc == 0 && c->known)
+        rc = name_key(c->known->name, out->known, err);
+    if (rc == 0 && c->record)
+        record_key(c->record->id, out->record);
+    return rc;
+}
+
+static int put_bytes(struct index_redis *ix, const struct snap_index_change *c, const struct base_buffer *record,
+                     const struct base_buffer *name, struct base_error *err)
+{
+    static const struct snap_index_fence no_fence = {NO_KEY, NO_KEY, "", "0"};
+    const struct snap_index_fence *fence = c->fence ? c->fence : &no_fence;
+    struct put_keys keys;
+    char revision[24];
+    int rc = put_keys(c, &keys, err);
     if (rc < 0)
         return rc;
-    if (c->record)
-        record_key(c->record->id, record_at);
-    const char *args[] = {record_at,
-                          name_at,
-                          files_at,
+    snprintf(revision, sizeof(revision), "%" PRIu64, c->known ? c->known->revision : 0);
+    const char *args[] = {keys.record,
+                          keys.name,
+                          keys.files,
+                          keys.known,
+                          fence->lease,
+                          fence->fence,
                           c->record ? c->record->id : "",
                           base_buffer_cstr(record),
                           c->env,
                           c->env_auto,
                           c->model_digest,
                           c->file_dtype,
-                          FILES_TTL_S};
-    enum { N = sizeof(args) / sizeof(args[0]) };
+                          FILES_TTL_S,
+                          base_buffer_cstr(name),
+                          revision,
+                          fence->value,
+                          fence->token};
+    enum { N = sizeof(args) / sizeof(args[0]), N_KEYS = 6, RECORD_AT = 7 };
     size_t lengths[N];
     redisReply *reply = NULL;
     measure(N, args, lengths);
-    lengths[4] = record->n;
-    rc = eval(ix, put_script, true, 3, N, args, lengths, &reply, err);
+    lengths[RECORD_AT] = record->n;
+    rc = eval(ix, put_script, true, N_KEYS, N, args, lengths, &reply, err);
+    if (rc == 0 && reply->type == REDIS_REPLY_INTEGER && reply->integer == 0)
+        rc = base_fail(err, ERR_AGAIN, "the lease %s was lost: another builder's word counts", fence->lease);
     freeReplyObject(reply);
     return rc;
 }
 
 static int redis_put(struct snap_index *base, const struct snap_index_change *c, struct base_error *err)
 {
-    struct base_buffer record;
+    struct base_buffer record, name;
     base_buffer_init(&record, RECORD_BYTES_MAX);
+    base_buffer_init(&name, SNAP_NAME_BYTES_MAX);
     int rc = c->record ? schema_snapshot_record_encode(c->record, &record, err) : 0;
+    if (rc == 0 && c->known)
+        rc = snap_name_encode(c->known, &name, err);
     if (rc == 0)
-        rc = put_bytes(redis_of(base), c, &record, err);
+        rc = put_bytes(redis_of(base), c, &record, &name, err);
     base_buffer_done(&record);
+    base_buffer_done(&name);
     return rc;
 }
 
@@ -260,4 +338,52 @@ int snap_index_redis_open(struct snap_redis *redis, struct snap_index **out_inde
     ix->redis = redis;
     *out_index = &ix->base;
     return 0;
+}
+
+/* ---- names on their own ---- */
+
+int snap_index_redis_name(struct snap_redis *redis, const char *name, struct snap_name *out, struct base_error *err)
+{
+    struct index_redis ix = {.redis = redis};
+    char key[KEY_MAX];
+    int rc = name_key(name, key, err);
+    if (rc < 0)
+        return rc;
+    const char *args[] = {key};
+    size_t lengths[1];
+    redisReply *reply = NULL;
+    measure(1, args, lengths);
+    rc = eval(&ix, record_script, false, 1, 1, args, lengths, &reply, err);
+    if (rc == 0 &&
+        (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 || reply->element[0]->type != REDIS_REPLY_STRING))
+        rc = base_fail(err, ERR_NOTFOUND, "redis index: no name '%s'", name);
+    if (rc == 0)
+        rc = snap_name_decode(reply->element[0]->str, (size_t)reply->element[0]->len, out, err);
+    if (rc == 0 && strcmp(out->name, name) != 0)
+        rc = garbage("the record of another name", err);
+    freeReplyObject(reply);
+    return rc;
+}
+
+int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *name, bool force,
+                              struct base_error *err)
+{
+    struct index_redis ix = {.redis = redis};
+    struct base_buffer text;
+    char key[KEY_MAX], revision[24];
+    base_buffer_init(&text, SNAP_NAME_BYTES_MAX);
+    int rc = name_key(name->name, key, err);
+    if (rc == 0)
+        rc = snap_name_encode(name, &text, err);
+    if (rc == 0) {
+        const char *args[] = {key, base_buffer_cstr(&text), revision, force ? "force" : ""};
+        size_t lengths[4];
+        redisReply *reply = NULL;
+        snprintf(revision, sizeof(revision), "%" PRIu64, name->revision);
+        measure(4, args, lengths);
+        rc = eval(&ix, name_script, true, 1, 4, args, lengths, &reply, err);
+        freeReplyObject(reply);
+    }
+    base_buffer_done(&text);
+    return rc;
 }

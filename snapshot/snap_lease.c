@@ -24,19 +24,29 @@ enum { RENEW_S = 5, VALUE_MAX = 64, KEY_MAX = 64 };
 struct snap_lease {
     int fd;                   /* the lock file */
     struct snap_redis *redis; /* NULL: the file alone */
-    char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX];
+    char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX], token[VALUE_MAX];
+    struct snap_index_fence for_index;
     pthread_mutex_t lock; /* guards stopping */
     pthread_cond_t wake;
     bool stopping, has_thread;
     pthread_t thread;
 };
 
-/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>: tokens alone would repeat after a flush. A key
- * that does not expire is no lease of ours. */
-static const char take_script[] = "if redis.call('PTTL', KEYS[1]) > 0 then return '' end\n"
-                                  "local value = redis.call('INCR', KEYS[2]) .. ':' .. ARGV[1]\n"
-                                  "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
-                                  "return value\n";
+/* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>. A token is larger than every one before, also than those
+ * that a server has forgotten which came back empty: it is at least the server's time in ms. A key that does not expire is no lease of
+ * ours. Who asks again, its answer having been lost, holds it already. */
+static const char take_script[] =
+    "if redis.call('PTTL', KEYS[1]) > 0 then\n"
+    "  local held = redis.call('GET', KEYS[1])\n"
+    "  return string.sub(held, -1 - #ARGV[1]) == ':' .. ARGV[1] and held or ''\n"
+    "end\n"
+    "local t = redis.call('TIME')\n"
+    "local last = tonumber(redis.call('GET', KEYS[2]) or '0') or 0\n"
+    "local token = string.format('%.0f', math.max(last + 1, t[1] * 1000 + math.floor(t[2] / 1000)))\n"
+    "redis.call('SET', KEYS[2], token)\n"
+    "local value = token .. ':' .. ARGV[1]\n"
+    "redis.call('SET', KEYS[1], value, 'PX', ARGV[2])\n"
+    "return value\n";
 
 /* KEYS: lease, fence. ARGV: value, token, ms. A lease that ran out is taken up again as long as nobody else had it
  * since. */
@@ -66,9 +76,7 @@ static int lease_eval(struct snap_lease *l, const char *script, const char *a, c
 static int lease_renew(struct snap_lease *l, struct base_error *err)
 {
     redisReply *reply = NULL;
-    char token[VALUE_MAX];
-    snprintf(token, sizeof(token), "%.*s", (int)strcspn(l->value, ":"), l->value);
-    int rc = lease_eval(l, renew_script, l->value, token, LEASE_MS, &reply, err);
+    int rc = lease_eval(l, renew_script, l->value, l->token, LEASE_MS, &reply, err);
     if (rc == 0)
         rc = reply->type == REDIS_REPLY_INTEGER && reply->integer == 1;
     freeReplyObject(reply);
@@ -116,6 +124,7 @@ static int lease_take_redis(struct snap_lease *l, struct base_error *err)
         rc = base_fail(err, ERR_AGAIN, "another worker is building this snapshot (lease %s)", l->key);
     else
         snprintf(l->value, sizeof(l->value), "%s", reply->str);
+    snprintf(l->token, sizeof(l->token), "%.*s", (int)strcspn(l->value, ":"), l->value);
     freeReplyObject(reply);
     return rc;
 }
@@ -149,6 +158,7 @@ static struct snap_lease *lease_new(struct snap_store *store, const char *key)
     l->redis = store->redis;
     snprintf(l->key, sizeof(l->key), "rouse:lease:%.32s", key);
     snprintf(l->fence, sizeof(l->fence), "rouse:fence:%.32s", key);
+    l->for_index = (struct snap_index_fence){.lease = l->key, .fence = l->fence, .value = l->value, .token = l->token};
     pthread_mutex_init(&l->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -184,6 +194,11 @@ int snap_lease_check(struct snap_lease *lease, struct base_error *err)
     if (rc == 0)
         return base_fail(err, ERR_AGAIN, "the lease %s was lost: another worker builds", lease->key);
     return 0; /* ours; or Redis went away, and the lock in the store decides */
+}
+
+const struct snap_index_fence *snap_lease_fence(const struct snap_lease *lease)
+{
+    return lease && lease->redis && lease->value[0] ? &lease->for_index : NULL;
 }
 
 void snap_lease_release(struct snap_lease *lease)

@@ -16,6 +16,7 @@ struct snap_model_owned {
     struct gpu_device *device;         /* borrowed */
     void *tokenizer_blob;              /* malloc'ed; the tokenizer stands on it */
     struct snap_proof proof;           /* n_tokens 0: not made yet; made when it first sleeps */
+    struct snap_use *use;              /* of its snapshot's file (use.h); NULL: none */
     char store[PATH_MAX];              /* "": none */
     char path[PATH_MAX];               /* of its snapshot; "": none */
     char dir[PATH_MAX];                /* the model's directory; "": none */

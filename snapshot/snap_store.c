@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "snapshot/events.h"
 
 #define SUFFIX             ".snap"
 #define SUFFIX_QUARANTINED ".quarantined.snap"
@@ -23,7 +24,7 @@
 
 enum {
     RANDOM_CHARS = 16,
-    /* Temporaries of the index are written in one go; an hour later their writer is gone. */
+    /* Temporaries of index and objects are written in one go; an hour later their writer is gone. */
     STALE_TEMPORARY_S = 3600
 };
 
@@ -41,6 +42,8 @@ int snap_store_open(const char *dir, const char *redis, struct snap_store **out_
         rc = snap_index_redis_open(s->redis, &s->indexes[SNAP_STORE_REDIS], err);
     if (rc == 0)
         rc = snap_index_file_open(dir, &s->indexes[SNAP_STORE_FILES], err);
+    if (rc == 0)
+        rc = snap_objects_dir_open(dir, &s->objects, err);
     if (rc < 0) {
         snap_store_close(s);
         return rc;
@@ -57,6 +60,8 @@ void snap_store_close(struct snap_store *store)
         if (store->indexes[i])
             store->indexes[i]->ops->close(store->indexes[i]);
     }
+    if (store->objects)
+        store->objects->ops->close(store->objects);
     snap_redis_close(store->redis);
     free(store->dir);
     free(store);
@@ -133,13 +138,18 @@ void snap_store_drop(struct snap_store *store, const char *id, const struct snap
 
 /* ---- building ---- */
 
-static int building_create(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err)
+int snap_store_building_path(const struct snap_store *store, const char *id, char out[PATH_MAX], struct base_error *err)
 {
     char suffix[40];
     uint64_t random = base_clock_mono_ns();
     (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
     snprintf(suffix, sizeof(suffix), ".%016" PRIx64 SUFFIX_BUILDING, random);
-    int rc = store_join(store, b->path, err, id, suffix);
+    return store_join(store, out, err, id, suffix);
+}
+
+static int building_create(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err)
+{
+    int rc = snap_store_building_path(store, id, b->path, err);
     if (rc < 0)
         return rc;
     b->fd = open(b->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
@@ -227,7 +237,19 @@ bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t devic
     base_file_fsync_parent(path, NULL);
     base_log_warn("snapshot quarantined", LOG_STR("id", id), LOG_STR("path", aside), LOG_STR("reason", reason));
     record_quarantine(store, id, reason);
+    snap_event_tell(store, &(struct snap_event){.what = "quarantined", .id = id, .reason = reason});
     return true;
+}
+
+void snap_store_quarantine_reason(struct snap_store *store, const char *id, char out_reason[256])
+{
+    struct schema_snapshot_record r;
+    struct snap_index *files = store->indexes[SNAP_STORE_FILES];
+    char aside[PATH_MAX];
+    if (store_join(store, aside, NULL, id, SUFFIX_QUARANTINED) < 0 || !base_file_exists(aside))
+        return;
+    bool known = files->ops->record(files, id, &r, NULL) == 0 && r.state == SCHEMA_SNAPSHOT_QUARANTINED && r.reason[0];
+    snprintf(out_reason, 256, "%s", known ? r.reason : "no reason recorded");
 }
 
 /* ---- what is there ---- */
@@ -279,24 +301,42 @@ int snap_store_each(struct snap_store *store, bool (*visit)(void *context, const
 
 /* ---- leftovers ---- */
 
+struct cleaning {
+    struct snap_store *store;
+    bool dry_run;
+    void (*seen)(void *context, const char *file, uint64_t bytes);
+    void *context;
+};
+
+static void clean_one(const struct cleaning *c, const char *path, const struct stat *st)
+{
+    if (!c->dry_run && unlink(path) < 0)
+        return;
+    if (c->seen)
+        c->seen(c->context, path + strlen(c->store->dir) + 1, (uint64_t)st->st_blocks * 512);
+    else
+        base_log_info("leftover of a dead builder removed", LOG_STR("path", path));
+}
+
 /* Takes the lock before it removes: a living builder holds it. */
 static bool clean_building(void *context, const struct snap_store_item *item)
 {
-    struct snap_store *store = context;
+    struct cleaning *c = context;
     char path[PATH_MAX];
-    if (item->state != SCHEMA_SNAPSHOT_BUILDING || store_join(store, path, NULL, item->file, "") < 0)
+    struct stat st;
+    if (item->state != SCHEMA_SNAPSHOT_BUILDING || store_join(c->store, path, NULL, item->file, "") < 0)
         return true;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0)
         return true;
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && unlink(path) == 0)
-        base_log_info("leftover of a dead builder removed", LOG_STR("path", path));
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &st) == 0)
+        clean_one(c, path, &st);
     close(fd);
     return true;
 }
 
 /* base_file_publish names its temporaries <path>.tmp-<16 hex>. */
-static void clean_temporaries(const char *dir)
+static void clean_temporaries(const struct cleaning *c, const char *dir)
 {
     char path[PATH_MAX];
     struct stat st;
@@ -307,19 +347,21 @@ static void clean_temporaries(const char *dir)
             snprintf(path, sizeof(path), "%s/%s", dir, e->d_name) >= PATH_MAX)
             continue;
         if (lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_mtime + STALE_TEMPORARY_S < time(NULL))
-            unlink(path);
+            clean_one(c, path, &st);
     }
     if (d)
         closedir(d);
 }
 
-void snap_store_clean(struct snap_store *store)
+void snap_store_clean(struct snap_store *store, bool dry_run,
+                      void (*seen)(void *context, const char *file, uint64_t bytes), void *context)
 {
-    static const char *const folders[] = {"models", "files", "records"};
+    static const char *const folders[] = {"index/models", "index/files", "index/records", "names", "used"};
+    struct cleaning c = {store, dry_run, seen, context};
     char dir[PATH_MAX];
-    snap_store_each(store, clean_building, store, NULL);
+    snap_store_each(store, clean_building, &c, NULL);
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
-        if (snprintf(dir, sizeof(dir), "%s/index/%s", store->dir, folders[i]) < PATH_MAX)
-            clean_temporaries(dir);
+        if (snprintf(dir, sizeof(dir), "%s/%s", store->dir, folders[i]) < PATH_MAX)
+            clean_temporaries(&c, dir);
     }
 }

@@ -5,6 +5,7 @@
  *   <id>.<16 hex>.building        being written; flock'ed by its builder for as long as that lives
  *   locks/<key>.lock              flock'ed by who builds (snap_lease); the file stays
  *   index/                        snap_index_file.c
+ *   names/, used/                 objects.h
  *
  * (1) A name <id>.snap appears by rename of a file that is complete and on disk.
  * (2) A .building file whose lock is free has no builder: whoever gets the lock may remove it.
@@ -18,6 +19,7 @@
 #include <stdint.h>
 
 #include "snapshot/admin.h"
+#include "snapshot/objects.h"
 #include "snapshot/snap_file.h"
 #include "snapshot/snap_index.h"
 
@@ -26,6 +28,7 @@ enum { SNAP_STORE_REDIS, SNAP_STORE_FILES, SNAP_STORE_INDEXES };
 struct snap_store {
     char *dir;
     struct snap_redis *redis;                       /* NULL: none configured */
+    struct snap_objects *objects;                   /* names and what else is small */
     struct snap_index *indexes[SNAP_STORE_INDEXES]; /* in the order they are asked; [SNAP_STORE_REDIS] may be NULL */
 };
 
@@ -51,6 +54,14 @@ struct snap_building {
 int snap_store_resolve(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,
                        char path[PATH_MAX], struct base_error *err);
 
+/* What the file says of itself, under that name. */
+int snap_store_record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out_record,
+                              struct base_error *err);
+
+/* A name for a temporary of that snapshot, used by nobody. */
+int snap_store_building_path(const struct snap_store *store, const char *id, char out[PATH_MAX],
+                             struct base_error *err);
+
 /* A new .building file. */
 int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,
                            struct base_error *err);
@@ -65,8 +76,13 @@ void snap_store_build_abort(struct snap_building *b);
  * when it is gone from under its name. */
 bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t device, ino_t inode, const char *reason);
 
-/* Removes what dead builders and dead writers of the index left. */
-void snap_store_clean(struct snap_store *store);
+/* Why that snapshot lies in quarantine; out is left alone when it does not. */
+void snap_store_quarantine_reason(struct snap_store *store, const char *id, char out_reason[256]);
+
+/* Removes what dead builders and dead writers of index and objects left; with dry_run only says so. seen (may be NULL) is called for
+ * each: its name relative to the store, and its bytes on disk. */
+void snap_store_clean(struct snap_store *store, bool dry_run,
+                      void (*seen)(void *context, const char *file, uint64_t bytes), void *context);
 
 /* Calls visit for every <id>.snap and <id>.quarantined.snap; it returns false to stop. ERR_IO: the directory is not
  * readable; a missing one is empty. */

@@ -14,6 +14,7 @@
 #include "snapshot/snap_model.h"
 #include "snapshot/snap_restore.h"
 #include "snapshot/snap_store.h"
+#include "snapshot/use.h"
 
 struct start {
     struct gpu_device *device;
@@ -49,6 +50,13 @@ static void start_give_up_building(struct start *s, const struct base_error *why
     s->lease = NULL;
 }
 
+/* The snapshot that this process lives on, from now on; NULL: none. */
+static void start_use(struct start *s, const char *id)
+{
+    snap_use_end(s->out->use);
+    s->out->use = id ? snap_use_begin(s->store, s->options->redis, id) : NULL;
+}
+
 static void start_built(struct start *s, int rc, const struct schema_snapshot_record *record,
                         const struct base_error *why)
 {
@@ -61,6 +69,7 @@ static void start_built(struct start *s, int rc, const struct schema_snapshot_re
     m->built = true;
     m->snapshot_bytes = record->bytes;
     memcpy(m->snapshot_id, record->id, sizeof(m->snapshot_id));
+    start_use(s, record->id);
     base_trace_note(s->options->trace, "snapshot", record->id);
 }
 
@@ -148,13 +157,15 @@ static int start_restore(struct start *s, const char *id, unsigned untold)
     if (rc < 0)
         return rc;
     (void)!stat(path, &st);
+    start_use(s, id);
     rc = snap_restore_read(&restore, &restored, &s->why);
     if (rc < 0) {
+        start_use(s, NULL);
         start_blame(s, id, path, &st);
         return rc;
     }
     if (untold)
-        snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, untold);
+        snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, NULL, untold);
     start_take_restored(s, &restored);
     if (restored.manifest.kind == SNAP_KIND_HOST)
         start_build_from_host(s, &restored);
@@ -169,8 +180,7 @@ static int start_from_snapshot(struct start *s)
     base_trace_end(s->options->trace, BASE_TRACE_INDEX);
     if (any)
         return start_restore(s, found.id, found.untold);
-    return base_fail(&s->why, ERR_NOTFOUND, "no snapshot in %s answers to '%s'%s%s", s->store->dir, s->request.name,
-                     found.reason[0] ? "; it was quarantined: " : "", found.reason);
+    return snap_look_up_failed(s->store, &s->request, &found, &s->why);
 }
 
 /* ---- cold load ---- */
@@ -285,6 +295,7 @@ static void start_remember(struct start *s)
         snprintf(m->store, sizeof(m->store), "%s", s->options->store);
     if (s->request.dir)
         snprintf(m->dir, sizeof(m->dir), "%s", s->request.dir);
+    snap_look_up_version(s->store, &s->request, m->model.model_digest, m->model.version);
     memcpy(m->files, s->request.files, sizeof(m->files));
 }
 
@@ -316,5 +327,6 @@ void snap_model_close(struct snap_model *model)
     model_tokenizer_close(model->tokenizer);
     free(m->tokenizer_blob);
     gpu_model_free(model->gpu);
+    snap_use_end(m->use);
     free(m);
 }

@@ -42,7 +42,7 @@ struct snap_model {
     struct gpu_model *gpu;             /* its arena is filled */
     struct model_tokenizer *tokenizer; /* on the snapshot's own tables, or compiled in this process */
     char name[129];                    /* last part of the directory, or the name asked for */
-    char version[33];                  /* "" until versions exist */
+    char version[33];                  /* of the name that this model is (names.h); "": none, or not known */
     char snapshot_id[33];              /* "" after a plain cold load */
     char model_digest[65];             /* "" when it was not needed */
     bool restored;                     /* from a snapshot; else cold-loaded */

@@ -1,8 +1,9 @@
-/* Fuzz entry: what a snapshot file says of itself. The first byte chooses the parser; headers are tried as they come
+/* Fuzz entry: what a snapshot file says of itself, and the record of a name. The first byte chooses the parser; headers are tried as they come
  * and with their digest made right, for a checksum keeps a fuzzer out as well as it does damage. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "snapshot/names.h"
 #include "snapshot/snap_format.h"
 #include "snapshot/snap_manifest.h"
 #include "snapshot/snap_plan.h"
@@ -98,6 +99,20 @@ static void fuzz_proof(const uint8_t *data, size_t n)
     base_buffer_done(&bytes);
 }
 
+/* What is taken for a record is written again as it was. */
+static void fuzz_name(const uint8_t *data, size_t n)
+{
+    struct snap_name name;
+    struct base_buffer text;
+    if (snap_name_decode(data, n, &name, NULL) < 0)
+        return;
+    base_buffer_init(&text, SNAP_NAME_BYTES_MAX);
+    FUZZ_CHECK(snap_name_encode(&name, &text, NULL) == 0);
+    FUZZ_CHECK(text.n == n && memcmp(text.data, data, n) == 0);
+    FUZZ_CHECK(name.n_versions == 0 || snap_name_route(&name, "", data, n) != NULL);
+    base_buffer_done(&text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     if (n == 0)
@@ -107,7 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (!copy)
         return 0;
     memcpy(copy, data + 1, n - 1);
-    switch (which % 6) {
+    switch (which % 7) {
     case 0:
         fuzz_header(copy, n - 1, false);
         break;
@@ -123,8 +138,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     case 4:
         fuzz_plan(copy, n - 1);
         break;
-    default:
+    case 5:
         fuzz_proof(copy, n - 1);
+        break;
+    default:
+        fuzz_name(copy, n - 1);
         break;
     }
     free(copy);

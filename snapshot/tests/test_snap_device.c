@@ -329,12 +329,14 @@ static void build_host(const struct snap_start_options *o, struct schema_snapsho
 {
     struct gpu_device *planner = fake_open_planner();
     struct base_error err = {0};
-    bool built = false;
+    struct snap_admin_built made;
     for (int i = 0; i < 2; i++) {
-        if (snap_admin_build(planner, o, false, out_record, &built, &err) < 0)
+        if (snap_admin_build(planner, o, &(struct snap_admin_build){.force = false}, &made, &err) < 0)
             fail_msg("%s", err.text);
-        assert_int_equal(built, i == 0);
+        assert_int_equal(made.built, i == 0);
+        assert_string_equal(made.version, "v1");
     }
+    *out_record = made.record;
     assert_string_equal(out_record->arch, "host");
     gpu_close(planner);
 }
@@ -441,7 +443,7 @@ static void test_host_fails(void **state)
     base_json_init(&json, &json_text);
     assert_int_equal(snap_store_open(f->store, NULL, &store, NULL), 0);
     assert_int_equal(snap_admin_verify(store, host.id, NULL, false, NULL, NULL), 0);
-    assert_int_equal(snap_admin_show(store, host.id, &json, &text, NULL), 0);
+    assert_int_equal(snap_admin_show(store, host.id, NULL, &json, &text, NULL), 0);
     assert_non_null(strstr(base_buffer_cstr(&text), "kind      host"));
     assert_non_null(strstr(base_buffer_cstr(&json_text), "\"kind\":\"host\""));
     snap_store_close(store);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "snapshot/snap_index.h"
 #include "snapshot/snap_lease.h"
+#include "snapshot/snap_lookup.h"
 #include "snapshot/snap_store.h"
 #include "snapshot/tests/snapshot_fixture.h"
 
@@ -366,6 +367,17 @@ static void test_lease_redis(void **state)
     snap_lease_release(la); /* releases nothing of b's */
     assert_int_equal(snap_lease_check(lb, NULL), 0);
 
+    /* The same, and the other has finished: nothing of it is in Redis but the last token, which is larger than any before. */
+    fixture_shell("redis-cli -p %d flushall >/dev/null", r.port);
+    snap_lease_release(lb);
+    assert_int_equal(snap_lease_take(a, ID_A, &la, NULL), 0);
+    fixture_shell("redis-cli -p %d flushall >/dev/null", r.port);
+    assert_int_equal(snap_lease_take(b, ID_A, &lb, NULL), 0);
+    snap_lease_release(lb);
+    assert_int_equal(snap_lease_check(la, NULL), ERR_AGAIN);
+    snap_lease_release(la);
+    assert_int_equal(snap_lease_take(b, ID_A, &lb, NULL), 0);
+
     /* The small thread renews: after 6 s there are still more than 10 left. */
     base_clock_sleep_ms(6000);
     fixture_shell("test $(redis-cli -p %d -n 3 pttl rouse:lease:%s) -gt 10000", r.port, ID_A);
@@ -378,6 +390,159 @@ static void test_lease_redis(void **state)
     snap_store_close(b);
 }
 
+/* Who lost the lease changes nothing of the index, not even between its last check and its word. */
+static void test_fenced_put(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    char other[PATH_MAX + 8];
+    fixture_redis_start(&r, f, 0, NULL);
+    snprintf(other, sizeof(other), "%s.b", f->store);
+    struct snap_store *a = open_store(f->store, r.url), *b = open_store(other, r.url);
+    struct snap_index *of_a = a->indexes[SNAP_STORE_REDIS], *of_b = b->indexes[SNAP_STORE_REDIS];
+    struct snap_lease *la = NULL, *lb = NULL;
+    struct schema_snapshot_record ra = a_record(ID_A), rb = a_record(ID_B);
+    struct base_error err = {0};
+    struct snap_index_change change = {.record = &ra,
+                                       .name = "x",
+                                       .files = FILES,
+                                       .env = ENV_1,
+                                       .env_auto = "",
+                                       .model_digest = DIGEST,
+                                       .file_dtype = "f16"};
+    assert_int_equal(snap_lease_take(a, ID_A, &la, NULL), 0);
+    change.fence = snap_lease_fence(la);
+    assert_non_null(change.fence);
+    put(of_a, &change);
+    assert_string_equal(find(of_a, by_name("x", ENV_1)).id, ID_A);
+    assert_int_equal(snap_lease_check(la, NULL), 0);
+    fixture_shell("redis-cli -p %d -n 3 del rouse:lease:%s >/dev/null", r.port, ID_A); /* it ran out */
+    put(of_a, &change);                                                                /* nobody else had it since */
+    assert_int_equal(snap_lease_take(b, ID_A, &lb, NULL), 0);
+    change.record = &rb;
+    change.fence = snap_lease_fence(lb);
+    put(of_b, &change);
+    for (int finished = 0; finished < 2; finished++) {
+        change.record = &ra;
+        change.fence = snap_lease_fence(la);
+        change.files = FILES2;
+        assert_int_equal(of_a->ops->put(of_a, &change, &err), ERR_AGAIN);
+        assert_string_equal(find(of_a, by_name("x", ENV_1)).id, ID_B);
+        assert_string_equal(find(of_a, by_files(FILES2, ENV_1)).model_digest, "");
+        snap_lease_release(lb);
+        lb = NULL;
+    }
+    snap_lease_release(la);
+    snap_store_close(a);
+    snap_store_close(b);
+    fixture_redis_stop(&r);
+}
+
+static int promote(struct snap_name *name, const void *context, struct base_error *err)
+{
+    return snap_name_promote(name, context, err);
+}
+
+/* Redis has a copy of a name: the newest, whoever comes late; with the answer of a look-up; and never in the way of it. */
+static void test_names_in_redis(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    struct snap_name name, copy;
+    struct snap_version v = {.model_digest = DIGEST, .file_dtype = "f16"};
+    fixture_redis_start(&r, f, 0, NULL);
+    struct snap_store *s = open_store(f->store, r.url);
+    struct snap_index *ix = s->indexes[SNAP_STORE_REDIS];
+    struct snap_index_query q = by_name("pythia 12b", ENV_1);
+    q.known_as = "pythia 12b";
+    assert_int_equal(snap_names_add(s, "pythia 12b", &v, &name, NULL), 1);
+    assert_int_equal(snap_index_redis_name(s->redis, "pythia 12b", &copy, NULL),
+                     ERR_NOTFOUND); /* told with the index */
+    assert_int_equal(find(ix, q).known.n_versions, 0);
+    assert_int_equal(snap_names_change(s, "pythia 12b", false, promote, "v1", &name, NULL), 1);
+    assert_int_equal(snap_index_redis_name(s->redis, "pythia 12b", &copy, NULL), 0);
+    assert_memory_equal(&copy, &name, sizeof(copy));
+    copy = find(ix, q).known;
+    assert_memory_equal(&copy, &name, sizeof(copy));
+    assert_int_equal(find(ix, by_name("pythia 12b", ENV_1)).known.n_versions, 0); /* not asked for */
+
+    copy.revision = 1;
+    copy.versions[0].active = false;
+    assert_int_equal(snap_index_redis_name_put(s->redis, &copy, false, NULL), 0); /* late: leaves the newer one */
+    assert_true(find(ix, q).known.versions[0].active);
+    assert_int_equal(snap_index_redis_name_put(s->redis, &copy, true, NULL), 0);
+    assert_false(find(ix, q).known.versions[0].active);
+
+    static const char *const accidents[] = {"set rouse:name:pythia%%2012b nonsense", "lpush rouse:name:pythia%%2012b 1",
+                                            "hset rouse:name:pythia%%2012b a 1"};
+    for (size_t i = 0; i < sizeof(accidents) / sizeof(accidents[0]); i++) {
+        char command[96];
+        snprintf(command, sizeof(command), "%s", accidents[i]);
+        memmove(strstr(command, "%%"), strstr(command, "%%") + 1, strlen(strstr(command, "%%")));
+        fixture_shell(
+            "redis-cli -p %d -n 3 del 'rouse:name:pythia%%2012b' >/dev/null; redis-cli -p %d -n 3 %s >/dev/null",
+            r.port, r.port, command);
+        assert_int_equal(find(ix, q).known.n_versions, 0); /* and the rest of the answer is there */
+        assert_int_equal(snap_index_redis_name_put(s->redis, &name, false, NULL), 0);
+        assert_int_equal(find(ix, q).known.revision, name.revision);
+    }
+    snap_store_close(s);
+    fixture_redis_stop(&r);
+}
+
+static bool looks_up(struct snap_store *s, const struct fixture *f, const char *model, struct snap_found *out)
+{
+    struct snap_start_options o = fixture_options(f);
+    struct gpu_device *device = fixture_device(NULL);
+    struct snap_request request;
+    o.model = model;
+    assert_int_equal(snap_request_init(&request, device, &o, NULL), 0);
+    bool leads = snap_look_up(s, &request, out);
+    gpu_close(device);
+    return leads;
+}
+
+/* A store behind a network is asked for a name only when Redis does not know it; one that is near answers itself, whatever Redis
+ * remembers. */
+static void test_names_of_a_far_store(void **state)
+{
+    struct fixture *f = *state;
+    struct fixture_redis r;
+    struct snap_found found;
+    struct snap_name name;
+    fixture_redis_start(&r, f, 0, NULL);
+    struct snap_start_options o = fixture_options(f);
+    o.redis = r.url;
+    struct fixture_run built = fixture_start(&o);
+    assert_int_equal(built.rc, 0);
+    struct snap_store *s = open_store(f->store, r.url);
+    s->objects->far = true;
+    fixture_shell("mv '%s/names' '%s/away'", f->store, f->root);
+    assert_true(looks_up(s, f, "oracle@v1", &found)); /* nothing but Redis can know */
+    assert_string_equal(found.id, built.id);
+    assert_string_equal(found.version, "v1");
+    assert_int_equal(found.untold, 0);
+    assert_int_equal(snap_names_get(s, "oracle", &name, NULL), 0);
+    fixture_shell("redis-cli -p %d flushall >/dev/null", r.port);
+    assert_false(looks_up(s, f, "oracle@v1", &found));
+    fixture_shell("mv '%s/away' '%s/names'", f->root, f->store);
+    assert_true(looks_up(s, f, "oracle@v1", &found));
+    assert_true(found.untold & 1u << SNAP_STORE_REDIS);
+
+    s->objects->far = false;
+    name.revision = 100; /* another store's, under the same name */
+    memset(name.versions[0].model_digest, 'e', SNAP_SHA256_CHARS);
+    name.versions[0].active = true;
+    assert_int_equal(snap_index_redis_name_put(s->redis, &name, false, NULL), 0);
+    assert_true(looks_up(s, f, "oracle@v1", &found));
+    assert_string_equal(found.id, built.id);
+    assert_int_equal(snap_names_get(s, "oracle", &name, NULL), 0);
+    assert_int_equal(name.revision, 1);
+    fixture_run_done(&built);
+    snap_store_close(s);
+    fixture_redis_stop(&r);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(int argc, char **argv)
@@ -388,7 +553,10 @@ int main(int argc, char **argv)
                                              T(test_redis_login),
                                              T(test_redis_killed_and_back),
                                              T(test_redis_wrong_types),
-                                             T(test_lease_redis)};
+                                             T(test_lease_redis),
+                                             T(test_fenced_put),
+                                             T(test_names_in_redis),
+                                             T(test_names_of_a_far_store)};
     if (argc > 1 && strcmp(argv[1], "redis") == 0) {
         fixture_redis_require();
         return cmocka_run_group_tests_name("snap_index in redis-server", redis_tests, NULL, NULL);

@@ -96,8 +96,11 @@ static void test_directory_gone(void **state)
     }
     static const struct {
         const char *model, *dtype, *key;
-    } others[] = {
-        {"oracle", "f32", NULL}, {"oracle", "auto", "blue"}, {"delphi", "auto", NULL}, {"oracle@v1", "auto", NULL}};
+    } others[] = {{"oracle", "f32", NULL},
+                  {"oracle", "auto", "blue"},
+                  {"delphi", "auto", NULL},
+                  {"oracle@v2", "auto", NULL},
+                  {"delphi@v1", "auto", NULL}};
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         o.model = others[i].model;
         o.dtype = others[i].dtype;
@@ -843,6 +846,18 @@ static void test_redis_lease_lost(void **state)
 
 /* ---- tools ---- */
 
+static int build(struct gpu_device *device, const struct snap_start_options *o, bool force,
+                 struct schema_snapshot_record *out_record, bool *out_built)
+{
+    struct snap_admin_built made;
+    int rc = snap_admin_build(device, o, &(struct snap_admin_build){.force = force}, &made, NULL);
+    if (rc == 0) {
+        *out_record = made.record;
+        *out_built = made.built;
+    }
+    return rc;
+}
+
 static void test_admin(void **state)
 {
     struct fixture *f = *state;
@@ -854,11 +869,11 @@ static void test_admin(void **state)
     bool built = false;
     size_t n = 0;
     uint64_t bytes = 0;
-    assert_int_equal(snap_admin_build(device, &o, false, &record, &built, NULL), 0);
+    assert_int_equal(build(device, &o, false, &record, &built), 0);
     assert_true(built);
-    assert_int_equal(snap_admin_build(device, &o, false, &record, &built, NULL), 0);
+    assert_int_equal(build(device, &o, false, &record, &built), 0);
     assert_false(built);
-    assert_int_equal(snap_admin_build(device, &o, true, &record, &built, NULL), 0);
+    assert_int_equal(build(device, &o, true, &record, &built), 0);
     assert_true(built);
     START(warm, &o);
     assert_started(&warm, true, false);
@@ -867,7 +882,7 @@ static void test_admin(void **state)
     o.dtype = "f32";
     base_clock_sleep_ms(5);
     struct schema_snapshot_record newer;
-    assert_int_equal(snap_admin_build(device, &o, false, &newer, &built, NULL), 0);
+    assert_int_equal(build(device, &o, false, &newer, &built), 0);
 
     assert_int_equal(snap_store_open(f->store, NULL, &store, NULL), 0);
     assert_int_equal(snap_admin_list(store, &list, &n, NULL), 0);
@@ -898,7 +913,7 @@ static void test_admin(void **state)
     base_buffer_init(&text, 1 << 20);
     base_buffer_init(&json_text, 1 << 20);
     base_json_init(&json, &json_text);
-    assert_int_equal(snap_admin_show(store, record.id, &json, &text, NULL), 0);
+    assert_int_equal(snap_admin_show(store, record.id, device, &json, &text, NULL), 0);
     assert_non_null(strstr(base_buffer_cstr(&text), "x86-64"));
     assert_non_null(strstr(base_buffer_cstr(&json_text), "\"layers.4.mlp.dense_4h_to_h.weight\""));
     base_buffer_done(&text);
@@ -919,7 +934,7 @@ static void test_admin(void **state)
     fixture_flip(copy, fixture_size(copy) - 4096);
     assert_int_equal(snap_admin_verify(store, copy, NULL, false, &bytes, &err), ERR_CORRUPT);
     assert_non_null(strstr(err.text, "section weights: the chunk at"));
-    assert_int_equal(snap_admin_remove(store, copy, &found, NULL), ERR_USAGE);
+    assert_int_equal(snap_admin_remove(store, copy, false, &found, NULL), ERR_USAGE);
 
     fixture_flip(path, fixture_size(path) - 4096);
     o.dtype = "f16";
@@ -929,12 +944,12 @@ static void test_admin(void **state)
     assert_int_equal(snap_admin_list(store, &list, &n, NULL), 0);
     assert_int_equal(n, 3);
     free(list);
-    assert_int_equal(snap_admin_remove(store, record.id, &found, NULL), 0);
+    assert_int_equal(snap_admin_remove(store, record.id, false, &found, NULL), 0);
     assert_int_equal(found.state, SCHEMA_SNAPSHOT_READY);
-    assert_int_equal(snap_admin_remove(store, record.id, &found, NULL), 0);
+    assert_int_equal(snap_admin_remove(store, record.id, false, &found, NULL), 0);
     assert_int_equal(found.state, SCHEMA_SNAPSHOT_QUARANTINED);
-    assert_int_equal(snap_admin_remove(store, record.id, &found, NULL), ERR_NOTFOUND);
-    assert_int_equal(snap_admin_remove(store, "oracle", &found, NULL), 0);
+    assert_int_equal(snap_admin_remove(store, record.id, false, &found, NULL), ERR_NOTFOUND);
+    assert_int_equal(snap_admin_remove(store, "oracle", false, &found, NULL), 0);
     char index[PATH_MAX + 32];
     snprintf(index, sizeof(index), "%s/index/models", f->store);
     assert_int_equal(fixture_count(index, ""), 2);

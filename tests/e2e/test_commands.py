@@ -233,7 +233,8 @@ def test_consume_ends_with_its_reader(topics, kafka):
 
 def test_every_command_has_help():
     for command in ("worker", "generate", "produce", "consume", "tokenize", "eval", "demo", "snapshot build", "snapshot ls",
-                    "snapshot show", "snapshot verify", "snapshot rm"):
+                    "snapshot show", "snapshot verify", "snapshot diff", "snapshot promote", "snapshot rollback", "snapshot split",
+                    "snapshot pin", "snapshot unpin", "snapshot rm", "snapshot gc", "snapshot reindex"):
         text = rouse(*command.split(), "--help").stdout
         assert "usage" in text.lower() and "--json" in text, command
 
@@ -255,6 +256,7 @@ def test_msgpack_of_a_completion(topics, start_worker, reader, oracle_store):
     assert len(c["tokens"]) == 5 == len(c["logprobs"]) and c["usage"] == {"prompt_tokens": c["usage"]["prompt_tokens"],
                                                                           "completion_tokens": 5}
     assert set(c["timing_us"]) == {"queue", "prefill", "decode", "total"} and c["snapshot"] and c["worker"]
+    assert c["model"] == "oracle" and c["version"] == "v1"
 
 
 def test_oracle_completes_as_transformers_does(tmp_path):
