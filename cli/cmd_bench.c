@@ -16,6 +16,8 @@ static const struct verb {
      cmd_bench_restore_options, cmd_bench_restore},
     {"reader", "a snapshot file through the program's own reader, against the disk", &cmd_bench_reader_usage,
      cmd_bench_reader_options, cmd_bench_reader},
+    {"limits", "what bounds a restore of a file on this machine, once", &cmd_bench_limits_usage,
+     cmd_bench_limits_options, cmd_bench_limits},
     {"start", "one start, measured from within: what restore runs in fresh processes", &cmd_bench_start_usage,
      cmd_bench_start_options, cmd_bench_start},
 };

@@ -57,7 +57,7 @@ static int one_pass(const struct way *way, double *out_gbs, struct base_error *e
     if (rc == 0)
         rc = snap_file_open(file, &f, err);
     if (rc < 0)
-        return rc;
+        return f ? rc : base_fail_in(err, "%s", file);
     f->unhashed = way->unhashed;
     struct chunk_scan scan = {.file = f, .no_uring = way->no_uring};
     rc = chunk_scan_run(&scan, &result, err);

@@ -149,7 +149,7 @@ static void started_done(struct started *s)
 }
 
 /* Seconds from submitting to the first token. */
-static int request(struct engine *engine, uint32_t vocab, uint64_t n, double *out_s, uint64_t *out_at_ns,
+static int request(struct engine *engine, uint32_t vocab, uint64_t n, double *out_s, int32_t *out_token,
                    struct base_error *err)
 {
     struct engine_request r = {.n_prompt = PROMPT_TOKENS,
@@ -177,7 +177,8 @@ static int request(struct engine *engine, uint32_t vocab, uint64_t n, double *ou
         return base_fail(err, ERR_INTERNAL, "the engine is idle and has no result");
     if (result.finish == SCHEMA_FINISH_ERROR)
         rc = base_fail(err, result.error.code, "%s", result.error.text);
-    *out_at_ns = result.first_token_ns;
+    if (rc == 0)
+        *out_token = result.tokens[0]; /* ignore_eos: there is one */
     *out_s = (double)(result.first_token_ns - began) / 1e9;
     engine_result_done(&result);
     return rc;
@@ -199,14 +200,14 @@ static int run_requests(const struct started *s, struct base_trace *trace, struc
 {
     struct engine *engine = NULL;
     double took[REQUESTS_MAX] = {0};
+    int32_t first = 0, other;
     int rc = engine_new(s->gpu, s->tokenizer, NULL, &engine, err);
     if (rc < 0)
         return rc;
     base_trace_mark(trace, BASE_TRACE_READY);
     struct memory ready = memory_now();
     for (uint64_t i = 0; rc == 0 && i < n_requests; i++) {
-        uint64_t at = 0;
-        rc = request(engine, gpu_model_plan(s->gpu)->config.vocab, i, &took[i], &at, err);
+        rc = request(engine, gpu_model_plan(s->gpu)->config.vocab, i, &took[i], i ? &other : &first, err);
         if (i == 0)
             base_trace_mark(trace, BASE_TRACE_FIRST_TOKEN);
     }
@@ -214,6 +215,7 @@ static int run_requests(const struct started *s, struct base_trace *trace, struc
     engine_free(engine);
     if (rc < 0)
         return rc;
+    base_json_kv_int(j, "first_token", first);
     base_json_key(j, "requests_s");
     base_json_array_begin(j);
     for (uint64_t i = 0; i < n_requests; i++)
