@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Peers and rouse in one run, interleaved: restore.py --model DIR [--rounds 10] [--modes cold,cached] [--out DIR]
+"""Peers and rouse in one run, interleaved: restore.py [--size 410m | --model DIR] [--rounds 10] [--modes cold,cached] [--out DIR]
 
 Loader rows: a process that has imported its library brings all tensors into memory and touches every page; GB/s of the bytes that
 it brought. Start rows: from the start of a process to its first token (16 ids in, one out). Before every run the files are dropped
@@ -96,8 +96,8 @@ class Bench:
             return "criu wants root"
         checked = subprocess.run(["criu", "check"], capture_output=True, text=True)
         if checked.returncode:
-            lines = (checked.stderr or checked.stdout).strip().splitlines() or ["no words"]
-            return f"criu check fails here: {next((x for x in lines if 'Error' in x), lines[-1])}"[:200]
+            errors = [x for x in checked.stderr.splitlines() if "Error" in x and "exited, status" not in x] or ["no words"]
+            return f"criu check fails here: {errors[0].strip()}"[:200]
         return None
 
     # --- state before a run ---
@@ -329,7 +329,8 @@ def svg(b):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--model", required=True, help="a model directory")
+    p.add_argument("--model", help="a model directory; default: random weights of --size, made once")
+    p.add_argument("--size", default="410m", help="a Pythia shape that tools/make_model.py knows")
     p.add_argument("--store", help="default: OUT/store")
     p.add_argument("--rouse", default=f"{ROOT}/build/release/bin/rouse")
     p.add_argument("--rounds", type=int, default=10)
@@ -342,6 +343,11 @@ def main():
     if set(args.modes) - {"cold", "cached"}:
         p.error(f"--modes: {','.join(args.modes)} is not cold, cached or both")
     os.makedirs(args.out, exist_ok=True)
+    if not args.model:
+        args.model = f"{ROOT}/models/pythia-{args.size}"
+    if not os.path.isdir(args.model):
+        subprocess.run([sys.executable, f"{ROOT}/tools/make_model.py", "--out", f"{ROOT}/models", "--tokenizer",
+                        f"{ROOT}/tests/data/gpt-neox-tokenizer.json", args.size], check=True)
     args.store = args.store or f"{args.out}/store"
     b = Bench(args)
     try:
