@@ -109,12 +109,12 @@ static void arg(struct argv *a, const char *text)
     a->all[a->n] = NULL;
 }
 
-static struct argv start_argv(const struct bench_restore *b, const char *name, const char *node_dir)
+static struct argv start_argv(const struct bench_restore *b, const char *name)
 {
     struct argv a = {.n = 0};
     for (const char *const *p = b->o.start; *p; p++)
         arg(&a, *p);
-    arg(&a, "--hold"), arg(&a, "--requests"), arg(&a, "2"), arg(&a, "--node-dir"), arg(&a, node_dir);
+    arg(&a, "--hold"), arg(&a, "--requests"), arg(&a, "2"), arg(&a, "--node-dir"), arg(&a, b->node_dir);
     if (strcmp(name, "cold-load") == 0)
         arg(&a, "--no-snapshot");
     if (strcmp(name, "cold-attach") == 0 || strcmp(name, "cold-stream") == 0)
@@ -177,10 +177,10 @@ static int parse_start(struct bench_case *c, const struct bench_process *p, bool
 }
 
 /* n starts at once, all held until every one has answered. */
-static int start_all(const struct bench_restore *b, struct bench_case *c, const char *node_dir, uint32_t n,
-                     struct start *starts, struct base_error *err)
+static int start_all(const struct bench_restore *b, struct bench_case *c, uint32_t n, struct start *starts,
+                     struct base_error *err)
 {
-    struct argv a = start_argv(b, c->name, node_dir);
+    struct argv a = start_argv(b, c->name);
     struct bench_process *p = calloc(n, sizeof *p);
     if (!p)
         return base_fail(err, ERR_NOMEM, "out of memory for %u processes", n);
@@ -233,30 +233,43 @@ static int evict_model(const char *dir, double *out_fraction, struct base_error 
     return rc;
 }
 
-static void clear_dir(const char *dir)
+/* What starts told each other of the snapshot goes; what they learnt of the disk stays, unless all is to go. */
+static void forget(const char *dir, bool all)
 {
     DIR *d = opendir(dir);
     struct dirent *e;
     while (d && (e = readdir(d)) != NULL)
-        if (e->d_name[0] != '.')
+        if (e->d_name[0] != '.' && (all || !begins(e->d_name, "rates")))
             (void)unlinkat(dirfd(d), e->d_name, 0);
     if (d)
         closedir(d);
 }
 
+/* Unmeasured: so that the snapshot is verified on this node. */
+static int start_once(const struct bench_restore *b, struct bench_case *c, struct base_error *err)
+{
+    struct start one = {.pss = 0};
+    int rc = start_all(b, c, 1, &one, err);
+    json_decref(one.phases);
+    return rc;
+}
+
 /* Brings cache and free memory into the state that the case is about. *out_fraction: of the file, cached, right before. */
-static int prepare(struct bench_restore *b, struct bench_case *c, const char *node_dir, double *out_fraction,
-                   struct base_error *err)
+static int prepare(struct bench_restore *b, struct bench_case *c, double *out_fraction, struct base_error *err)
 {
     bool load = strcmp(c->name, "cold-load") == 0, cold = begins(c->name, "cold");
-    int rc = load   ? evict_model(b->o.model, out_fraction, err)
+    int rc = 0;
+    if (begins(c->name, "cold-again")) { /* verified here, and dropped after that */
+        rc = bench_pages_fill(b->o.file, out_fraction, err);
+        if (rc == 0)
+            rc = start_once(b, c, err);
+    }
+    if (rc == 0)
+        rc = load   ? evict_model(b->o.model, out_fraction, err)
              : cold ? bench_pages_evict(b->o.file, out_fraction, err)
                     : bench_pages_fill(b->o.file, out_fraction, err);
-    if (rc == 0 && !cold && strcmp(c->name, "cached-first") != 0) { /* by which it is verified here */
-        struct start before = {.pss = 0};
-        rc = start_all(b, c, node_dir, 1, &before, err);
-        json_decref(before.phases);
-    }
+    if (rc == 0 && !cold && strcmp(c->name, "cached-first") != 0)
+        rc = start_once(b, c, err);
     if (rc == 0 && b->o.prime)
         (void)bench_pages_prime((uint64_t)(PRIME_FACTOR * (double)b->o.file_bytes));
     if (rc == 0 && !load)
@@ -324,18 +337,15 @@ static bool fits(struct bench_restore *b, struct bench_case *c, uint32_t n)
 static int run_case(struct bench_restore *b, struct bench_case *c, uint32_t round, struct base_error *err)
 {
     uint32_t n = strstr(c->name, "-x") ? b->o.n_workers : 1;
-    bool fresh = strcmp(c->name, "cached-first") == 0 || strcmp(c->name, "cold-checked") == 0;
-    char node_dir[80];
     double fraction = 0;
-    snprintf(node_dir, sizeof node_dir, "%s/%s", b->node_dir, fresh ? "fresh" : "node");
-    if (fresh)
-        clear_dir(node_dir);
+    if ((begins(c->name, "cold") && !begins(c->name, "cold-again")) || strcmp(c->name, "cached-first") == 0)
+        forget(b->node_dir, false);
     if (c->left_out || !fits(b, c, n))
         return 0;
     int rc = ERR_AGAIN;
     for (uint32_t i = 0; rc == ERR_AGAIN && i < VOID_MAX; i++) {
         err->text[0] = '\0';
-        rc = prepare(b, c, node_dir, &fraction, err);
+        rc = prepare(b, c, &fraction, err);
         b->n_void += rc == ERR_AGAIN;
     }
     if (rc == ERR_AGAIN && !err->text[0])
@@ -346,7 +356,7 @@ static int run_case(struct bench_restore *b, struct bench_case *c, uint32_t roun
     if (rc == 0 && !starts)
         rc = base_fail(err, ERR_NOMEM, "out of memory for %u starts", n);
     if (rc == 0)
-        rc = start_all(b, c, node_dir, n, starts, err);
+        rc = start_all(b, c, n, starts, err);
     if (rc == 0 && n > 1)
         note_many(b, round, c, starts, n, fraction);
     else if (rc == 0)
@@ -378,6 +388,8 @@ static void choose_cases(struct bench_restore *b)
     add_case(b, "cold-unchecked", o->verification && o->cold);
     add_case(b, "cold-load", o->load);
     snprintf(name, sizeof name, "cold-x%u", o->n_workers);
+    add_case(b, name, o->cold && o->n_workers > 1);
+    snprintf(name, sizeof name, "cold-again-x%u", o->n_workers);
     add_case(b, name, o->cold && o->n_workers > 1);
     snprintf(name, sizeof name, "cached-x%u", o->n_workers);
     add_case(b, name, o->cached && o->n_workers > 1);
@@ -415,33 +427,25 @@ static int run_round(struct bench_restore *b, uint32_t round, uint64_t *state, s
     return rc;
 }
 
+/* Of this bench alone: mode 0700, as snapshot/node.h wants it. */
 static int make_node_dir(struct bench_restore *b, struct base_error *err)
 {
-    char sub[80];
     snprintf(b->node_dir, sizeof b->node_dir, "/dev/shm/rouse-bench-XXXXXX");
-    if (!mkdtemp(b->node_dir)) {
-        snprintf(b->node_dir, sizeof b->node_dir, "/tmp/rouse-bench-XXXXXX");
-        if (!mkdtemp(b->node_dir))
-            return base_fail_errno(err, "%s", b->node_dir);
-    }
-    for (int i = 0; i < 2; i++) {
-        snprintf(sub, sizeof sub, "%s/%s", b->node_dir, i ? "fresh" : "node");
-        if (mkdir(sub, 0700) < 0)
-            return base_fail_errno(err, "%s", sub);
-    }
-    return 0;
+    if (mkdtemp(b->node_dir))
+        return 0;
+    snprintf(b->node_dir, sizeof b->node_dir, "/tmp/rouse-bench-XXXXXX");
+    if (mkdtemp(b->node_dir))
+        return 0;
+    b->node_dir[0] = '\0';
+    return base_fail_errno(err, "a directory for what starts tell each other, in /dev/shm or /tmp");
 }
 
 static void remove_node_dir(struct bench_restore *b)
 {
-    char sub[80];
-    for (int i = 0; b->node_dir[0] && i < 2; i++) {
-        snprintf(sub, sizeof sub, "%s/%s", b->node_dir, i ? "fresh" : "node");
-        clear_dir(sub);
-        (void)rmdir(sub);
-    }
-    if (b->node_dir[0])
-        (void)rmdir(b->node_dir);
+    if (!b->node_dir[0])
+        return;
+    forget(b->node_dir, true);
+    (void)rmdir(b->node_dir);
     b->node_dir[0] = '\0';
 }
 

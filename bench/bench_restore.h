@@ -4,10 +4,11 @@
  * spread over all of them. A cold case drops the file from the page cache and proves it by mincore; a round in which that does
  * not hold is no figure. Ratios are made within a round.
  *
- *   cold            the file dropped                          cached-first  cached; nothing on this node has verified it
+ *   cold            dropped; not verified here yet                         cached-first  cached; nothing on this node has verified it
  *   cached          cached; verified by a start before        cold-load     the model's own files, dropped, no snapshot
  *   cold-attach, cold-stream       each way forced            cold-xN, cached-xN   N starts at once
  *   cold-checked, cold-unchecked   past the index, with and without checksums: what those cost
+ *   cold-again-xN   N at once on a node that had verified the file before it was dropped
  *
  * Metrics: seconds from fork to ready and to the first token; each phase from the start's own trace; both requests; memory from
  * /proc at the end of the second one; bytes read from storage. */

@@ -96,12 +96,12 @@ static void print_compared(const struct bench_restore *b, struct base_buffer *ou
 }
 
 /* N at once beside one: time, bytes read, and what each further one adds. */
-static void print_many(const struct bench_restore *b, const char *one, struct base_buffer *out)
+static void print_many(const struct bench_restore *b, const char *one, const char *many_of, struct base_buffer *out)
 {
     char many[32];
     const struct bench_samples *s = &b->samples;
     const uint32_t n = b->o.n_workers;
-    snprintf(many, sizeof many, "%s-x%u", one, n);
+    snprintf(many, sizeof many, "%s-x%u", many_of, n);
     struct bench_summary time = bench_samples_ratio(s, many, "ready_s", one, "ready_s");
     if (!time.n)
         return;
@@ -109,11 +109,12 @@ static void print_many(const struct bench_restore *b, const char *one, struct ba
     double added =
         (bench_samples_summary(s, many, "pss_bytes").median - bench_samples_summary(s, one, "pss_bytes").median) /
         (n - 1) / (double)b->o.weights_bytes;
-    base_buffer_printf(
-        out,
-        "  %u at once, %s: all ready in %.2f (%.2f .. %.2f) of one's time; %.3f of the file read from storage; "
-        "each further one adds %.1f %% of the weights\n",
-        n, one, time.median, time.low, time.high, read, 100 * added);
+    base_buffer_printf(out,
+                       "  %u at once, %s: all ready after %.1f ms, %.2f (%.2f .. %.2f) of one's time; %.3f of the file "
+                       "read from storage; "
+                       "each further one adds %.1f %% of the weights\n",
+                       n, many_of, 1e3 * of_case(b, many, "ready_s").median, time.median, time.low, time.high, read,
+                       100 * added);
 }
 
 void bench_restore_print(const struct bench_restore *b, struct base_buffer *out)
@@ -133,8 +134,9 @@ void bench_restore_print(const struct bench_restore *b, struct base_buffer *out)
     base_buffer_string(out, "\nbudgets and comparisons\n");
     print_budget(b, out);
     print_compared(b, out);
-    print_many(b, "cold", out);
-    print_many(b, "cached", out);
+    print_many(b, "cold", "cold", out);
+    print_many(b, "cold", "cold-again", out);
+    print_many(b, "cached", "cached", out);
 }
 
 /* ---- JSON ---- */

@@ -1,7 +1,7 @@
 """The peers, each a function that brings the model's tensors into memory and touches every page, or starts and makes a token.
 
     loaders.py serve                 imports everything, then forks for every line "NAME JSON" on stdin and answers with a line
-    loaders.py start NAME JSON       one process start to first token: prints {"token", "at"} (at: monotonic seconds)
+    loaders.py start NAME JSON       one process start to first token: prints {"token", "at", "imported"}, monotonic seconds
 
 A forked child has imported its libraries, started no thread and loaded nothing: a loader's time is that of loading.
 """
@@ -98,8 +98,10 @@ def start_llama(files, use_mmap):
     return model.sample(temp=0.0)
 
 
-STARTS = {"transformers": start_transformers, "llama-cpp-python, mmap": lambda f: start_llama(f, True),
-          "llama-cpp-python, read": lambda f: start_llama(f, False)}
+# what it imports first, timed apart: a library in another language would not
+STARTS = {"transformers": (start_transformers, ["torch", "transformers.models.gpt_neox.modeling_gpt_neox"]),
+          "llama-cpp-python, mmap": (lambda f: start_llama(f, True), ["llama_cpp"]),
+          "llama-cpp-python, read": (lambda f: start_llama(f, False), ["llama_cpp"])}
 
 
 def answer(name, files):
@@ -144,7 +146,11 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve()
     else:
-        token = STARTS[sys.argv[2]](json.loads(sys.argv[3]))
+        start, modules = STARTS[sys.argv[2]]
+        for name in modules:
+            __import__(name)
+        imported = time.clock_gettime(time.CLOCK_MONOTONIC)
+        token = start(json.loads(sys.argv[3]))
         at = time.clock_gettime(time.CLOCK_MONOTONIC)
-        print(json.dumps({"token": token, "at": at}), flush=True)
+        print(json.dumps({"token": token, "at": at, "imported": imported}), flush=True)
         os._exit(0)

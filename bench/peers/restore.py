@@ -128,12 +128,11 @@ class Bench:
 
     def rouse_start(self, mode, first, *more):
         """exec to first token, and the restore's own span. `first`: nothing on this node has verified the file."""
-        node = os.path.join(self.node, "fresh" if first else "node")
-        if first:
-            shutil.rmtree(node, ignore_errors=True)
-        os.makedirs(node, mode=0o700, exist_ok=True)
+        for name in os.listdir(self.node) if first else []:
+            if not name.startswith("rates"):  # what was learnt of the disk may stay
+                os.unlink(os.path.join(self.node, name))
         argv = [self.args.rouse, "bench", "start", "--model", self.args.model, "--store", self.args.store, "--requests", "1",
-                "--node-dir", node, *more]
+                "--node-dir", self.node, *more]
         began = time.clock_gettime(time.CLOCK_MONOTONIC)
         done = subprocess.run(argv, capture_output=True, text=True)
         if done.returncode:
@@ -167,6 +166,7 @@ class Bench:
             raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][-300:])
         out = json.loads(done.stdout.splitlines()[-1])
         self.tokens[row] = out["token"]
+        self.samples.append((self.round, row, mode, "import_s", out["imported"] - began))
         return out["at"] - began
 
     def dump_criu(self):
@@ -249,6 +249,7 @@ class Bench:
         rows = [r for r in rows if not self.args.only or any(o in r[1] for o in self.args.only)]
         for round_ in range(1, self.args.rounds + 1):
             print(f"round {round_} of {self.args.rounds}", file=sys.stderr, flush=True)
+            self.round = round_
             self.limits(round_)
             self.rng.shuffle(rows)
             for kind, row, mode in rows:
@@ -290,9 +291,11 @@ def markdown(b):
         out.append(line(b, row, modes, lambda m, r=row: [
             spread(b.values(r, m, "load_s")), spread(b.values(r, m, "load_gbs")),
             spread(b.ratios(r, m, "load_gbs", "disk_gbs" if m == "cold" else "mapped_gbs"))]))
-    out += ["", "| process start to first token, s | " + " | ".join(modes) + " |", "|---|" + "---|" * len(modes)]
+    out += ["", "| process start to first token, s | " + " | ".join(f"{m} | of it importing Python" for m in modes) + " |",
+            "|---|" + "---|" * (2 * len(modes))]
     for row in START_ROWS:
-        out.append(line(b, row, modes, lambda m, r=row: [spread(b.values(r, m, "first_token_s"), 3)]))
+        out.append(line(b, row, modes, lambda m, r=row: [spread(b.values(r, m, "first_token_s"), 3),
+                                                               spread(b.values(r, m, "import_s"), 2)]))
     return "\n".join(out) + "\n"
 
 

@@ -39,7 +39,7 @@ def test_restore_reports_every_case(disk, tmp_path):
                  "--verification", "--load", "--no-fio", "--json", "--csv", out_csv, "--svg", out_svg)
     report = json.loads(done.stdout)
     cases = {"cold", "cached", "cached-first", "cold-attach", "cold-stream", "cold-checked", "cold-unchecked", "cold-load", "cold-x3",
-             "cached-x3"}
+             "cold-again-x3", "cached-x3"}
     assert set(report["cases"]) == cases and report["rounds"] == 2 and report["primed"] is True
     rows = list(csv.DictReader(open(out_csv)))
     assert {r["case"] for r in rows} == cases | {"limit"}
