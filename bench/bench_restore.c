@@ -1,11 +1,14 @@
 #include "bench/bench_restore.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -427,37 +430,49 @@ static int run_round(struct bench_restore *b, uint32_t round, uint64_t *state, s
     return rc;
 }
 
-/* Of this bench alone: mode 0700, as snapshot/node.h wants it. */
+/* Of this user's bench alone, mode 0700, as snapshot/node.h wants it; one at a time, because two would measure each other. What a
+ * killed one left there is forgotten. */
 static int make_node_dir(struct bench_restore *b, struct base_error *err)
 {
-    snprintf(b->node_dir, sizeof b->node_dir, "/dev/shm/rouse-bench-XXXXXX");
-    if (mkdtemp(b->node_dir))
-        return 0;
-    snprintf(b->node_dir, sizeof b->node_dir, "/tmp/rouse-bench-XXXXXX");
-    if (mkdtemp(b->node_dir))
-        return 0;
-    b->node_dir[0] = '\0';
-    return base_fail_errno(err, "a directory for what starts tell each other, in /dev/shm or /tmp");
+    const char *base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    struct stat st;
+    snprintf(b->node_dir, sizeof b->node_dir, "%s/rouse-bench-%u", base, (unsigned)geteuid());
+    if (mkdir(b->node_dir, 0700) < 0 && errno != EEXIST)
+        return base_fail_errno(err, "%s", b->node_dir);
+    b->node_fd = open(b->node_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (b->node_fd < 0 || fstat(b->node_fd, &st) < 0)
+        return base_fail_errno(err, "%s", b->node_dir);
+    if (st.st_uid != geteuid() || (st.st_mode & 077) != 0)
+        return base_fail(err, ERR_USAGE, "%s belongs to somebody else or lets others in; remove it", b->node_dir);
+    if (flock(b->node_fd, LOCK_EX | LOCK_NB) < 0)
+        return base_fail(err, ERR_AGAIN,
+                         "another rouse bench restore is running (it holds %s); two would measure each other",
+                         b->node_dir);
+    forget(b->node_dir, true);
+    return 0;
 }
 
-static void remove_node_dir(struct bench_restore *b)
+static void remove_node_dir(struct bench_restore *b, bool ours)
 {
-    if (!b->node_dir[0])
-        return;
-    forget(b->node_dir, true);
-    (void)rmdir(b->node_dir);
-    b->node_dir[0] = '\0';
+    if (ours) {
+        forget(b->node_dir, true);
+        (void)rmdir(b->node_dir);
+    }
+    if (b->node_fd >= 0)
+        close(b->node_fd);
+    b->node_fd = -1;
 }
 
 int bench_restore_run(const struct bench_restore_options *options, struct bench_restore *out, struct base_error *err)
 {
     uint64_t state = options->seed;
-    *out = (struct bench_restore){.o = *options};
+    *out = (struct bench_restore){.o = *options, .node_fd = -1};
     choose_cases(out);
     int rc = make_node_dir(out, err);
+    bool ours = rc == 0;
     for (uint32_t round = 1; rc == 0 && round <= options->n_rounds; round++)
         rc = run_round(out, round, &state, err);
-    remove_node_dir(out);
+    remove_node_dir(out, ours);
     if (rc == 0 && out->samples.failed)
         rc = base_fail(err, ERR_NOMEM, "out of memory for samples");
     if (rc < 0)

@@ -50,7 +50,8 @@ struct bench_restore {
     uint32_t n_cases, n_void; /* void runs, each repeated */
     char fio_note[480];       /* why there is no figure of fio's; "" */
     double load_low, load_high;
-    char node_dir[64];
+    char node_dir[64]; /* what the starts tell each other, apart from that of real workers */
+    int node_fd;       /* which is locked */
 };
 
 /* Progress goes to stderr. ERR_AGAIN: the page cache could not be brought into the state that a case needs. */

@@ -7,7 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
-from conftest import ON_CARD, ORACLE, ROOT, rouse
+from conftest import ON_CARD, ORACLE, ROOT, ROUSE, rouse
 
 pytestmark = pytest.mark.skipif(ON_CARD, reason="the emulated card keeps time of its own")
 
@@ -64,6 +64,21 @@ def test_only_what_was_asked_for(disk):
         snapshot = next(os.path.join(r, n) for r, _, names in os.walk(f"{disk}/store") for n in names if n.endswith(".snap"))
         out = json.loads(rouse("bench", *command, "--file", snapshot, "--json").stdout)
         assert out["disk_gbs"] > 0
+
+
+def test_two_would_measure_each_other(disk):
+    """The second is refused, and a killed first leaves nothing that matters."""
+    argv = [ROUSE, "bench", "restore", "--model", ORACLE, "--store", f"{disk}/store", "--no-fio"]
+    first = subprocess.Popen([*argv, "--rounds", "1000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "round 1 of 1000" in first.stderr.read(64)
+        second = subprocess.run([*argv, "--rounds", "1"], capture_output=True, text=True)
+        assert second.returncode == 4 and "another rouse bench restore" in second.stderr, second.stderr
+    finally:
+        first.kill()
+        first.wait()
+        first.stderr.close()
+    assert subprocess.run([*argv, "--rounds", "1"], capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("args, code, words", [
