@@ -32,6 +32,14 @@ static int open_sized(const char *path, int *out_fd, uint64_t *out_bytes, struct
         close(fd);
         return base_fail(err, ERR_INPUT, "%s: not a regular file with bytes in it", path);
     }
+    if (st.st_uid != geteuid() && access(path, W_OK) < 0) { /* mincore would say that all of it is cached */
+        close(fd);
+        return base_fail(
+            err, ERR_USAGE,
+            "%s: the kernel tells only its owner, or who may write it, which of its pages are cached; run as "
+            "uid %u, or on a copy of your own",
+            path, (unsigned)st.st_uid);
+    }
     *out_fd = fd;
     *out_bytes = (uint64_t)st.st_size;
     return 0;

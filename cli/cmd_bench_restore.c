@@ -104,6 +104,7 @@ static int model_argv(struct argv *a, const char *verb, const char *noun, struct
     arg(a, "--model", o->model), arg(a, "--store", o->store), arg(a, "--redis", o->redis), arg(a, "--dtype", o->dtype);
     arg(a, "--device", o->device), arg(a, "--cpu-kernels", o->kernels), arg(a, "--deterministic", o->deterministic);
     arg(a, "--graphs", o->graphs), arg(a, "--snapshot-key", o->snapshot_key);
+    arg(a, "--restore-plan", o->restore_plan);
     arg_number(a, "--threads", o->n_threads), arg_number(a, "--ctx", o->n_ctx), arg_number(a, "--seqs", o->n_seqs);
     arg_number(a, "--step-tokens", o->n_step_tokens), arg_number(a, "--kv-bytes", o->kv_bytes);
     a->all[a->n] = NULL;
@@ -198,6 +199,9 @@ static int check_options(struct base_error *err)
                          "--no-snapshot leaves nothing to restore; --load adds such starts to the others");
     if (load && !base_file_is_dir(model_options.model))
         return base_fail(err, ERR_USAGE, "--load reads the model's files: give their directory as --model, not a name");
+    if (model_options.node_dir)
+        return base_fail(err, ERR_USAGE,
+                         "--node-dir: this bench has one of its own, so that real workers do not vouch for its files");
     if (n_workers == 1)
         return base_fail(err, ERR_USAGE, "--workers 1 is what is measured anyway; give 2 or more");
     return 0;

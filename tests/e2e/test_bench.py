@@ -88,6 +88,7 @@ def test_two_would_measure_each_other(disk):
     (("restore", "--model", "nobody", "--load"), 2, "directory"),
     (("restore", "--model", ORACLE, "--no-snapshot"), 2, "--load"),
     (("restore", "--model", ORACLE, "--workers", "1"), 2, "2 or more"),
+    (("restore", "--model", ORACLE, "--node-dir", "/tmp"), 2, "of its own"),
     (("restore", "--model", ORACLE, "--rounds", "0"), 2, "from 1 to"),
     (("reader", "--file", "/nonexistent"), 1, "/nonexistent"),
     (("reader", "--file", os.path.join(ROOT, "README.md")), 3, "README.md"),
