@@ -248,12 +248,14 @@ class Bench:
         rows += [("start", r, m) for r in START_ROWS for m in self.args.modes if (r, m) != ("rouse, first on the node", "cold")]
         rows = [r for r in rows if not self.args.only or any(o in r[1] for o in self.args.only)]
         for round_ in range(1, self.args.rounds + 1):
-            print(f"round {round_} of {self.args.rounds}", file=sys.stderr, flush=True)
+            print(f"\nround {round_} of {self.args.rounds}", end="", file=sys.stderr, flush=True)
             self.round = round_
             self.limits(round_)
             self.rng.shuffle(rows)
             for kind, row, mode in rows:
+                print(f"; {row}, {mode}", end="", file=sys.stderr, flush=True)
                 self.one(round_, kind, row, mode)
+        print(file=sys.stderr)
 
     def close(self):
         self.server.stdin.close()
@@ -278,7 +280,7 @@ def spread(values, digits=2):
 
 
 def markdown(b):
-    out = [f"{os.path.basename(b.args.model)}: {os.path.getsize(b.snapshot) / 1e9:.3f} GB; {b.args.rounds} rounds, medians (min .. max), "
+    out = [f"{os.path.basename(b.args.model)}: {os.path.getsize(b.snapshot) / 1e9:.3f} GB; {len(b.loads)} rounds, medians (min .. max), "
            f"order from seed {b.args.seed}; memory {'primed' if b.args.prime else 'not primed'}; load average "
            f"{min(b.loads):.2f} .. {max(b.loads):.2f}", "", "| limit | GB/s |", "|---|---|"]
     names = {"disk_gbs": "disk, O_DIRECT, best depth", "fio_gbs": "disk, fio, best depth", "touch_gbs": "first touch of fresh memory",
@@ -324,7 +326,7 @@ def svg(b):
                     f'<text x="{256 + v[-1] * scale:.1f}" y="{y + 15}">{median:.3f} s</text>']
             y += 22
         y += 26
-    title = f"Process start to first token: {os.path.basename(b.args.model)}, medians of {b.args.rounds} rounds, min and max as lines"
+    title = f"Process start to first token: {os.path.basename(b.args.model)}, medians of {len(b.loads)} rounds, min and max as lines"
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="840" height="{y}" font-family="sans-serif" font-size="12">'
             f'<rect width="840" height="{y}" fill="white"/><text x="20" y="28" font-size="15">{title}</text>'
             + "\n".join(out) + "</svg>\n")
@@ -355,8 +357,12 @@ def main():
     b = Bench(args)
     try:
         b.run()
+    except KeyboardInterrupt:
+        print("\ninterrupted: what follows is what was measured so far", file=sys.stderr)
     finally:
         b.close()
+    if not b.loads:
+        raise SystemExit("nothing was measured")
     text = markdown(b)
     stem = f"{args.out}/peers-{os.path.basename(os.path.abspath(args.model))}"
     with open(f"{stem}.csv", "w", newline="") as f:
