@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Measures rouse beside the limits of this machine: run_bench.py [--size 410m] [--runs 5] [--dtype f16] [--out DIR]
 
-Makes a model of random weights once (tools/make_model.py), then in every round, interleaved: the limits (bench/limits), a
-restore with the snapshot in the page cache, a restore with it evicted, a plain cold load, prefill and decode. Prints medians
-with their spread as ratios to the limit that bounds them, and writes CSV and SVG. Machines are shared: compare ratios of one
-run, not figures of two.
+Makes a model of random weights once (tools/make_model.py), then in every round: the limits (bench/limits), prefill and decode.
+Prints medians with their spread as ratios to the limit that bounds them, and writes CSV and SVG. Starts are measured by `rouse bench
+restore`, which runs behind it (restore.csv, restore.svg). Machines are shared: compare ratios of one run, not figures of two.
 """
 import argparse
 import csv
@@ -16,14 +15,6 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROUSE = f"{ROOT}/build/release/bin/rouse"
-
-
-def evict(path):
-    """Drops the file from the page cache; needs no root."""
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 def generate(args, prompts, *more):
@@ -39,19 +30,8 @@ def generate(args, prompts, *more):
 def one_round(args, snapshot):
     limits = json.loads(subprocess.run([f"{ROOT}/build/release/bin/limits", snapshot], capture_output=True, text=True,
                                        check=True).stdout)
-    gigabytes = os.path.getsize(snapshot) / 1e9
     prompt = [{"id": "a", "tokens": [(7 * i) % 5000 + 1 for i in range(16)], "max_tokens": 1, "ignore_eos": True}]
     row = {f"limit {k}": v for k, v in limits.items()}
-
-    _, end = generate(args, prompt)
-    row["restore, cached, GB/s"] = gigabytes / end["cold_start"]["restore_s"]
-    row["exec to first token, cached, s"] = end["cold_start"]["first_token_s"]
-    evict(snapshot)
-    _, end = generate(args, prompt)
-    row["restore, evicted, GB/s"] = gigabytes / end["cold_start"]["restore_s"]
-    row["exec to first token, evicted, s"] = end["cold_start"]["first_token_s"]
-    _, end = generate(args, prompt, "--no-snapshot")
-    row["exec to first token, without a snapshot, s"] = end["cold_start"]["first_token_s"]
 
     long = [{"id": "a", "tokens": [(7 * i) % 5000 + 1 for i in range(512)], "max_tokens": 1, "ignore_eos": True}]
     (c,), _ = generate(args, long)
@@ -70,13 +50,6 @@ def summarise(rows, n_params, weight_bytes):
         values = sorted(r[name] for r in rows)
         out.append((name, med[name], values[0], values[-1], limit or "", ratio))
 
-    add("restore, cached, GB/s", "memcpy", med["restore, cached, GB/s"] / med["limit memcpy_gbs"])
-    if "limit disk_gbs" in med:
-        add("restore, evicted, GB/s", "disk, O_DIRECT", med["restore, evicted, GB/s"] / med["limit disk_gbs"])
-    for name in ("cached", "evicted"):
-        key = f"exec to first token, {name}, s"
-        add(key, "without a snapshot", med[key] / med["exec to first token, without a snapshot, s"])
-    add("exec to first token, without a snapshot, s")
     if "limit fma_gflops" in med:
         add("prefill 512, tokens/s", "flops", med["prefill 512, tokens/s"] * 2 * n_params / 1e9 / med["limit fma_gflops"])
     add("decode, tokens/s", "memory read", med["decode, tokens/s"] * weight_bytes / 1e9 / med["limit read_gbs"])
@@ -103,6 +76,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--size", default="410m", help="a Pythia shape that tools/make_model.py knows")
     p.add_argument("--runs", type=int, default=5)
+    p.add_argument("--workers", type=int, default=4, help="starts at once in the restore bench; 0: not")
     p.add_argument("--dtype", default="f16", choices=["f32", "f16", "bf16"])
     p.add_argument("--out", default=f"{ROOT}/build/bench")
     args = p.parse_args()
@@ -134,7 +108,11 @@ def main():
         w.writerow(["size", "dtype", "figure", "median", "low", "high", "limit", "ratio"])
         w.writerows([args.size, args.dtype, *r] for r in summary)
     write_svg(f"{args.out}/bench.svg", summary, f"rouse beside its limits: {args.size} {args.dtype}")
-    print(f"written: {args.out}/bench.csv, bench.svg")
+    print(f"written: {args.out}/bench.csv, bench.svg\n", flush=True)
+    done = subprocess.run([ROUSE, "bench", "restore", "--model", args.model, "--store", args.store, "--dtype", args.dtype, "--rounds",
+                           str(args.runs), "--load", "--workers", str(args.workers), "--csv", f"{args.out}/restore.csv", "--svg",
+                           f"{args.out}/restore.svg"])
+    sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ int cmd_consume(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 
 #endif

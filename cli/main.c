@@ -26,6 +26,7 @@ static const struct command {
     {"snapshot", cmd_snapshot, "build ls show verify diff promote rollback split pin unpin rm gc reindex"},
     {"tokenize", cmd_tokenize, "text to token ids, and back"},
     {"eval", cmd_eval, "perplexity of a text; logits as .npy"},
+    {"bench", cmd_bench, "starts from a snapshot against the limits of disk and memory"},
     {"demo", cmd_demo, "all of it at once: a broker, a worker started from a snapshot, prompts and completions"},
 };
 #define N_COMMANDS (sizeof commands / sizeof commands[0])

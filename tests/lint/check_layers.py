@@ -13,7 +13,8 @@ MAY_USE = {
     "gpu": {"base", "model", "gpu"},
     "snapshot": {"base", "schemas", "model", "gpu", "snapshot"},
     "worker": {"base", "schemas", "model", "gpu", "snapshot", "worker"},
-    "cli": {"base", "schemas", "model", "gpu", "snapshot", "worker", "cli"},
+    "bench": {"base", "gpu", "model", "bench"},
+    "cli": {"base", "schemas", "model", "gpu", "snapshot", "worker", "bench", "cli"},
 }
 
 faults, names = [], {}
