@@ -41,9 +41,9 @@ static void gauges(struct worker *w, struct worker_gauges *g)
     ledger_count(w->ledger, &n);
     g->device = w->device ? w->device->kind : NULL;
     g->arch = w->device ? w->device->arch : NULL;
-    g->model = w->model ? w->model->name : NULL;
-    g->snapshot = w->model ? w->model->snapshot_id : NULL;
-    g->restored = w->model && w->model->restored;
+    g->model = w->self ? w->self->model : NULL;
+    g->snapshot = w->self ? w->self->snapshot : NULL;
+    g->restored = w->restored;
     g->brokers_reachable = !w->consumer_link.down && !w->producer_link.down;
     g->inflight_prompts = w->n_prompts;
     g->inflight_records = w->n_records;
@@ -73,7 +73,7 @@ static bool is_alive(struct worker *w, char *why, size_t size)
 static void json_model(struct worker *w, struct base_json *j)
 {
     pthread_mutex_lock(&w->lock);
-    const struct snap_model *m = w->model;
+    const struct worker_answerer *m = w->self;
     const struct gpu_info *d = w->device;
     base_json_key(j, "device");
     base_json_object_begin(j);
@@ -82,11 +82,11 @@ static void json_model(struct worker *w, struct base_json *j)
     base_json_kv_string(j, "arch", d ? d->arch : NULL);
     base_json_kv_uint(j, "memory_bytes", d ? d->memory_bytes : 0);
     base_json_object_end(j);
-    base_json_kv_string(j, "model", m ? m->name : NULL);
+    base_json_kv_string(j, "model", m ? m->model : NULL);
     base_json_kv_string(j, "model_version", m ? m->version : NULL);
-    base_json_kv_string(j, "snapshot", m ? m->snapshot_id : NULL);
-    base_json_kv_bool(j, "restored", m && m->restored);
-    base_json_kv_uint(j, "snapshot_bytes", m ? m->snapshot_bytes : 0);
+    base_json_kv_string(j, "snapshot", m ? m->snapshot : NULL);
+    base_json_kv_bool(j, "restored", w->restored);
+    base_json_kv_uint(j, "snapshot_bytes", w->snapshot_bytes);
     pthread_mutex_unlock(&w->lock);
 }
 
