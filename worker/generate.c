@@ -515,11 +515,11 @@ static int run(struct generator *g, struct base_error *err)
         if (!is_awake(g))
             continue;
         take_jobs(g, !busy);
-        worker_models_plan(w->models, base_clock_mono_ns());
         look_at_waiting(g);
         int rc = drive_all(g, &busy, err);
         if (rc < 0)
             return base_fail_in(err, "the device failed %u steps in a row", g->n_steps_bad);
+        worker_models_plan(w->models, base_clock_mono_ns()); /* behind the step that may have been somebody's last */
     }
     return 0;
 }
