@@ -57,11 +57,17 @@ static int start_ref(const struct worker *w, const struct worker_model_ref *ref,
     return rc < 0 ? start_as(w, w->options.start.model, loaded, err) : rc;
 }
 
+/* auto was decided when the worker began. */
+static const char *which_device(const struct worker *w)
+{
+    return strcmp(w->options.device, "auto") == 0 ? w->device->kind : w->options.device;
+}
+
 static int load(void *context, const struct worker_model_ref *ref, struct worker_loaded *out, struct base_error *err)
 {
     const struct worker *w = context;
     struct worker_loaded loaded = {.model = NULL};
-    int rc = gpu_open(w->options.device, &w->options.open, &loaded.device, err);
+    int rc = gpu_open(which_device(w), &w->options.open, &loaded.device, err);
     if (rc == 0)
         rc = start_ref(w, ref, &loaded, err);
     if (rc == 0)

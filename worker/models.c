@@ -103,10 +103,10 @@ static bool is_held(const struct worker_model *m)
     return m->n_inside > 0;
 }
 
+/* Prompts in its line hold it too. */
 static bool is_reusable(const struct worker_model *m)
 {
-    return (m->state == WORKER_MODEL_ABSENT || m->state == WORKER_MODEL_FAILED) && !is_held(m) && !m->is_default &&
-           !m->head;
+    return (m->state == WORKER_MODEL_ABSENT || m->state == WORKER_MODEL_FAILED) && !is_held(m) && !m->is_default;
 }
 
 static bool is_same(const struct worker_model *m, const char *name, const char *version, const char *digest)
