@@ -352,10 +352,8 @@ static void introduce(struct committer *c)
 {
     struct worker *w = c->w;
     const struct worker_answerer *a = w->model_ready ? w->self : NULL;
-    c->identity = (struct worker_identity){.model = a ? a->model : "",
-                                           .version = a ? a->version : "",
-                                           .snapshot = a ? a->snapshot : "",
-                                           .worker = w->id};
+    c->identity = (struct worker_identity){
+        .model = a ? a->model : "", .version = a ? a->version : "", .snapshot = a ? a->snapshot : "", .worker = w->id};
 }
 
 void *worker_commit_main(void *worker)

@@ -23,13 +23,15 @@ static const char *next_ref(const char **at, char out[SNAP_REF_MAX + 2])
 
 static int check_list(const char *list, struct base_error *err)
 {
+    const char *at = list;
     char ref[SNAP_REF_MAX + 2], name[SNAP_NAME_MAX + 1], version[SNAP_VERSION_MAX + 1];
     if (strcmp(list, "*") == 0)
         return 0;
-    while (next_ref(&list, ref)) {
-        int rc = snap_ref_parse(ref, name, version, err);
+    while (next_ref(&at, ref)) {
+        int rc = strcmp(ref, "*") == 0 ? base_fail(err, ERR_USAGE, "* among others")
+                                       : snap_ref_parse(ref, name, version, err);
         if (rc < 0)
-            return base_fail_in(err, "--models: a list of NAME or NAME@VERSION, or * alone");
+            return base_fail_in(err, "--models '%.80s': a list of NAME or NAME@VERSION, or * alone", list);
     }
     return 0;
 }

@@ -2,12 +2,12 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import ORACLE, PATIENCE, ROOT, generate, rouse
+from conftest import ON_CARD, ORACLE, ROOT, generate, rouse
 
 WORDS = ("In the beginning", "And God said", "Blessed", "The LORD", "Behold", "Fear not", "A wise man", "The king")
 
@@ -23,6 +23,8 @@ def change(model, eps):
 @pytest.fixture(scope="module")
 def pythia(tmp_path_factory):
     """A model with another shape, another tokenizer, and noise for weights."""
+    if ON_CARD:
+        pytest.skip("interpreted kernels take minutes for a vocabulary of 50304")
     out = str(tmp_path_factory.mktemp("models"))
     subprocess.run([sys.executable, os.path.join(ROOT, "tools", "make_model.py"), "--out", out, "--std", "0.2", "14m"],
                    check=True, stdout=subprocess.DEVNULL)
@@ -145,7 +147,6 @@ def test_a_broken_snapshot_stops_nobody_else(tmp_path, topics, start_worker, rea
 @pytest.fixture
 def versions(tmp_path):
     """A store with oracle@v1 and oracle@v2, which differ; v1 active."""
-    import shutil
     store, model = str(tmp_path / "store"), str(tmp_path / "oracle")
     shutil.copytree(ORACLE, model)
     rouse("snapshot", "build", "--model", model, "--store", store, "--promote")
@@ -187,7 +188,7 @@ def test_a_split_is_the_same_in_every_worker(topics, start_worker, reader, versi
 
 def test_a_promotion_is_followed(topics, start_worker, reader, versions):
     """New prompts go to the promoted version within the refresh; the old one makes room for it."""
-    worker = start_worker("--names-refresh", 200, "--models-bytes", "100M", store=versions, model="oracle").wait_ready()
+    worker = start_worker("--names-refresh", 200, "--models-bytes", "60M", store=versions, model="oracle").wait_ready()
     out = reader(topics.completions)
     prompts = [{"id": "a", "text": "And God said", "max_tokens": 3}]
     topics.produce_batches([{"v": 1, "batch_id": "before", "prompts": prompts}])
@@ -202,4 +203,4 @@ def test_a_promotion_is_followed(topics, start_worker, reader, versions):
     metrics = worker.get("/metrics")[1]
     assert 'rouse_model_bytes{model="oracle",version="v' in metrics and "\nrouse_model_evictions_total " in metrics
     loaded = [m for m in healthz(worker)["models"] if m["state"] == "ready"]
-    assert len(loaded) == 1 and healthz(worker)["models_bytes"] == loaded[0]["bytes"] <= 100 << 20
+    assert len(loaded) == 1 and healthz(worker)["models_bytes"] == loaded[0]["bytes"] <= 60 << 20
