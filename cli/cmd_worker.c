@@ -10,7 +10,7 @@
 
 static struct cli_model_options model_options;
 static struct worker_options worker_options;
-static uint64_t inflight, commit_ms, drain_s, exit_after;
+static uint64_t inflight, commit_ms, drain_s, exit_after, names_refresh;
 
 static const struct base_options_usage usage = {
     .command = "rouse worker",
@@ -24,6 +24,20 @@ static const struct base_options_usage usage = {
 
 static const struct base_option options[] = {
     CLI_OPTIONS_MODEL(&model_options),
+    {"models", BASE_OPTION_STRING, &worker_options.models, "LIST", NULL, NULL, 0, 0, "Models",
+     "What batches may ask for besides --model: NAME or NAME@VERSION, separated by commas, or * for all that the store "
+     "has. NAME admits all of its versions. They are restored from their snapshots when a batch asks for them. "
+     "Default: "
+     "the name of --model alone, with its versions.",
+     false},
+    {"models-bytes", BASE_OPTION_UINT, &worker_options.models_bytes, "BYTES", "0", NULL, 0, 0, "Models",
+     "Memory for all loaded models together: weights (shared pages too), workspace, keys and values. The model that "
+     "was "
+     "used least recently makes room. 0: 80 % of the device's memory, and no bound for a model that is alone.",
+     false},
+    {"names-refresh", BASE_OPTION_UINT, &names_refresh, "MS", "2000", NULL, 50, 3600000, "Models",
+     "How often the store is asked which versions names stand for: that much later a promotion or a split is followed.",
+     false},
     {"brokers", BASE_OPTION_STRING, &worker_options.brokers, "LIST", NULL, NULL, 0, 0, "Kafka",
      "host:port[,host:port...]. Brokers that are away are waited for.", true},
     {"group", BASE_OPTION_STRING, &worker_options.group, "NAME", "rouse", NULL, 0, 0, "Kafka",
@@ -107,6 +121,7 @@ int cmd_worker(int argc, char **argv)
         worker_options.commit_ms = (uint32_t)commit_ms;
         worker_options.drain_ms = (uint32_t)(drain_s * 1000);
         worker_options.exit_after = exit_after;
+        worker_options.names_refresh_ms = (uint32_t)names_refresh;
         worker_options.trace = trace;
         struct sigaction act = {.sa_handler = on_signal};
         sigaction(SIGTERM, &act, NULL);

@@ -351,11 +351,9 @@ static int begin(struct committer *c, struct base_error *err)
 static void introduce(struct committer *c)
 {
     struct worker *w = c->w;
-    const struct snap_model *m = w->model_ready ? w->model : NULL;
-    c->identity = (struct worker_identity){.model = m ? m->name : "",
-                                           .version = m ? m->version : "",
-                                           .snapshot = m ? m->snapshot_id : "",
-                                           .worker = w->id};
+    const struct worker_answerer *a = w->model_ready ? w->self : NULL;
+    c->identity = (struct worker_identity){
+        .model = a ? a->model : "", .version = a ? a->version : "", .snapshot = a ? a->snapshot : "", .worker = w->id};
 }
 
 void *worker_commit_main(void *worker)

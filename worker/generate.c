@@ -1,31 +1,39 @@
-/* generate - the device thread: brings the model up, then feeds the engine and takes what it finishes.
+/* generate - the device thread: brings the first model up, then feeds the engines and takes what they finish.
  *
- * It owns the device, the model and the engine; jobs come by the queue to_device and leave through the ledger. Between two
- * steps it looks for new jobs, for jobs whose partition has gone, and for the end. */
+ * It drives every model that is loaded, a step of each in turn; jobs come by the queue to_device and leave through the ledger.
+ * A job's prompts stand in the lines of their models: those of a model that is being loaded wait there, the others pass. Between
+ * two rounds of steps it looks for new jobs, for jobs whose partition has gone, for models that are wanted, and for the end. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "worker/intake.h"
+#include "worker/model_load.h"
 #include "worker/worker_state.h"
 
 #define IDLE_MS       100
-#define REST_MS       20 /* how often one that sleeps looks up */
-#define STEPS_BAD_MAX 3  /* in a row: then it is the device */
+#define REST_MS       20  /* how often one that sleeps looks up */
+#define SWEEP_MS      100 /* how often deadlines of prompts that wait for a model are looked at */
+#define TOKENISE_MS   5   /* of prompts that waited for their model, between two steps */
+#define STEPS_BAD_MAX 3   /* in a row: then it is the device */
+#define MS_NS         1000000ull
 
 struct generator {
     struct worker *w;
-    struct gpu_device *device;
-    struct snap_model *model;
-    struct engine *engine;
-    struct worker_job *head, *tail; /* taken from the queue, not yet wholly inside the engine */
+    struct gpu_device *device;                      /* the worker's own: of the model that it began with */
+    struct worker_model *models[WORKER_MODELS_MAX]; /* [n_models] all entries, as of this round */
+    uint32_t n_models;
+    struct worker_job *finished; /* chained by behind: handed on when nothing refers to their prompts */
+    struct engine_counts counts; /* of all engines that ever were; the first four: of those that are */
+    uint64_t swept_ns;
     uint32_t n_steps_bad;
 };
 
-/* Bringing the model up */
+/* Bringing the first model up */
 
-static int bring_up(struct generator *g, struct base_error *err)
+static int open_and_start(struct generator *g, struct worker_loaded *loaded, struct base_error *err)
 {
     struct worker *w = g->w;
     struct snap_start_options start = w->options.start;
@@ -35,55 +43,147 @@ static int bring_up(struct generator *g, struct base_error *err)
     base_trace_end(w->trace, BASE_TRACE_DEVICE_OPEN);
     if (rc < 0)
         return rc;
-    rc = snap_start(g->device, &start, &g->model, err);
-    if (rc < 0)
-        return rc;
-    return engine_new(g->model->gpu, g->model->tokenizer, NULL, &g->engine, err);
+    rc = snap_start(g->device, &start, &loaded->model, err);
+    return rc < 0 ? rc : worker_loaded_finish(loaded, err);
 }
 
-static void publish_model(struct generator *g)
+static int make_set(struct generator *g, struct worker_models **out_models, struct base_error *err)
 {
     struct worker *w = g->w;
+    uint64_t bound = w->options.models_bytes;
+    const struct worker_models_options options = {
+        .bytes_max = bound ? bound : gpu_device_info(g->device)->memory_bytes / 5 * 4,
+        .bytes_asked_for = bound != 0,
+        .loader = worker_model_loader(w),
+    };
+    return worker_models_new(&options, out_models, err);
+}
+
+static int bring_up(struct generator *g, struct worker_model **out_first, struct base_error *err)
+{
+    struct worker_loaded loaded = {.model = NULL};
+    struct worker_models *models = NULL;
+    int rc = open_and_start(g, &loaded, err);
+    if (rc == 0)
+        rc = make_set(g, &models, err);
+    if (rc == 0)
+        rc = worker_models_begin(models, &loaded, out_first, err);
+    if (rc < 0) {
+        worker_loaded_close(&loaded);
+        worker_models_free(models);
+        return rc;
+    }
+    g->w->models = models;
+    return 0;
+}
+
+static void set_rules(struct worker_route_rules *rules, const struct snap_model *model)
+{
+    snprintf(rules->name, sizeof rules->name, "%s", model->name);
+    snprintf(rules->own_version, sizeof rules->own_version, "%s", model->version);
+    snprintf(rules->own_digest, sizeof rules->own_digest, "%s", model->model_digest);
+}
+
+static void publish_model(struct generator *g, const struct worker_model *first)
+{
+    struct worker *w = g->w;
+    const struct snap_model *model = first->loaded.model;
     const struct gpu_info *info = gpu_device_info(g->device);
     struct base_error why = {0};
     if (!gpu_device_uploads(g->device)) /* none of its own: it says so itself, in its own words */
-        (void)gpu_model_sleep(g->model->gpu, &why);
+        (void)gpu_model_sleep(model->gpu, &why);
     pthread_mutex_lock(&w->lock);
     snprintf(w->no_sleep, sizeof w->no_sleep, "%.255s", why.text);
-    w->model = g->model;
+    w->self = worker_answerer_hold(first->loaded.answerer);
     w->device = info;
+    w->restored = model->restored;
+    w->snapshot_bytes = model->snapshot_bytes;
+    set_rules(&w->rules, model);
     pthread_mutex_unlock(&w->lock);
     w->model_ready = true;
     worker_note_ready(w);
-    base_log_info("model ready", LOG_STR("model", g->model->name), LOG_STR("snapshot", g->model->snapshot_id),
-                  LOG_STR("restored", g->model->restored ? "true" : "false"), LOG_STR("device", info->kind),
-                  LOG_STR("arch", info->arch));
+    base_log_info("model ready", LOG_STR("model", model->name), LOG_STR("version", model->version),
+                  LOG_STR("snapshot", model->snapshot_id), LOG_STR("restored", model->restored ? "true" : "false"),
+                  LOG_STR("device", info->kind), LOG_STR("arch", info->arch), LOG_INT("bytes", first->bytes));
 }
 
-/* The line of jobs on their way into the engine */
+/* Lines */
 
-static void line_append(struct generator *g, struct worker_job *job)
+static void line_append(struct worker_model *m, struct worker_prompt *p)
 {
-    job->behind = NULL;
-    if (g->tail)
-        g->tail->behind = job;
+    p->behind = NULL;
+    if (m->tail)
+        m->tail->behind = p;
     else
-        g->head = job;
-    g->tail = job;
+        m->head = p;
+    m->tail = p;
 }
 
-static void line_shift(struct generator *g)
+static struct worker_prompt *line_shift(struct worker_model *m)
 {
-    g->head = g->head->behind;
-    if (!g->head)
-        g->tail = NULL;
+    struct worker_prompt *p = m->head;
+    m->head = p->behind;
+    if (!m->head)
+        m->tail = NULL;
+    return p;
 }
+
+static struct worker_prompt *line_take(struct worker_model *m)
+{
+    struct worker_prompt *p = m->head;
+    m->head = m->tail = NULL;
+    return p;
+}
+
+static void list_models(struct generator *g)
+{
+    g->n_models = worker_models_list(g->w->models, g->models, WORKER_MODELS_MAX);
+}
+
+/* Jobs whose last prompt is done leave when no line and no loop stands on them. */
+
+static void note_done(struct generator *g, struct worker_job *job)
+{
+    if (job->n_open > 0)
+        return;
+    job->behind = g->finished;
+    g->finished = job;
+}
+
+static void finish_jobs(struct generator *g)
+{
+    while (g->finished) {
+        struct worker_job *job = g->finished;
+        g->finished = job->behind;
+        worker_job_finished(g->w, job);
+    }
+}
+
+static void distribute(struct worker_job *job)
+{
+    for (uint32_t i = 0; i < job->n_prompts; i++) {
+        struct worker_prompt *p = &job->prompts[i];
+        if (p->state != WORKER_PROMPT_DONE)
+            line_append(p->model, p);
+    }
+}
+
+static void take_jobs(struct generator *g, bool idle)
+{
+    struct worker *w = g->w;
+    for (struct worker_job *job = worker_queue_pop(&w->to_device, idle ? IDLE_MS : 0); job;
+         job = worker_queue_pop(&w->to_device, 0))
+        distribute(job);
+    list_models(g); /* what the jobs want is among them */
+}
+
+/* Into the engine */
 
 /* 0: in, or answered. ERR_AGAIN: the engine is full. */
-static int submit(struct generator *g, struct worker_prompt *p)
+static int submit(struct worker_model *m, struct worker_prompt *p)
 {
     struct base_error err = {0};
-    int rc = engine_submit(g->engine, &p->request, &err);
+    int rc = engine_submit(m->loaded.engine, &p->request, &err);
     if (rc == ERR_AGAIN)
         return rc;
     if (rc < 0) {
@@ -93,46 +193,102 @@ static int submit(struct generator *g, struct worker_prompt *p)
     }
     p->request.prompt = NULL;
     p->state = WORKER_PROMPT_RUNNING;
+    p->answerer = worker_answerer_hold(m->loaded.answerer);
     return 0;
 }
 
-/* true: the whole job is in. */
-static bool submit_job(struct generator *g, struct worker_job *job)
+/* What was taken while its model was not loaded is tokenised here, a little at a time. */
+static void feed(struct generator *g, struct worker_model *m)
 {
-    for (; job->n_seen < job->n_prompts; job->n_seen++) {
-        struct worker_prompt *p = &job->prompts[job->n_seen];
-        if (p->state == WORKER_PROMPT_READY && submit(g, p) == ERR_AGAIN)
-            return false;
+    uint64_t until = base_clock_mono_ns() + TOKENISE_MS * MS_NS;
+    while (m->head) {
+        struct worker_prompt *p = m->head;
+        if (p->state == WORKER_PROMPT_NEW && base_clock_mono_ns() > until)
+            return;
+        if (p->state == WORKER_PROMPT_NEW && !worker_intake_expire(p, base_clock_unix_ms()))
+            worker_intake_tokenise_prompt(p, m->loaded.model);
+        if (p->state == WORKER_PROMPT_READY && submit(m, p) == ERR_AGAIN)
+            return;
+        line_shift(m);
+        note_done(g, p->job);
     }
+}
+
+/* Models that do not come */
+
+static bool asks_for_this_alone(const struct worker_job *job, const struct worker_model *m)
+{
+    for (uint32_t i = 0; i < job->n_prompts; i++)
+        if (job->prompts[i].model != m)
+            return false;
     return true;
 }
 
-static void feed(struct generator *g, bool idle)
+/* Whoever waits for it is answered with the reason: a record that wants nothing else as a whole, as if it had come later. */
+static void fail_line(struct generator *g, struct worker_model *m, const struct base_error *why)
 {
-    struct worker *w = g->w;
-    struct worker_job *job = worker_queue_pop(&w->to_device, idle ? IDLE_MS : 0);
-    while (job) {
-        line_append(g, job);
-        job = worker_queue_pop(&w->to_device, 0);
+    enum schema_code code = worker_route_failure(why);
+    struct worker_prompt *behind;
+    for (struct worker_prompt *p = line_take(m); p; p = behind) {
+        behind = p->behind;
+        if (p->job->code != SCHEMA_OK) /* with the record */
+            continue;
+        if (asks_for_this_alone(p->job, m))
+            worker_job_refuse(p->job, code, SCHEMA_STAGE_ADMIT, why->text);
+        else
+            worker_prompt_refuse(p, code, SCHEMA_STAGE_ADMIT, why->text);
+        note_done(g, p->job);
     }
-    while (g->head && submit_job(g, g->head)) {
-        job = g->head;
-        line_shift(g);
-        if (job->n_open == 0)
-            worker_job_finished(w, job);
+}
+
+static void expire_line(struct generator *g, struct worker_model *m, int64_t now_ms)
+{
+    struct worker_prompt *behind;
+    for (struct worker_prompt *p = line_take(m); p; p = behind) {
+        behind = p->behind;
+        if (worker_intake_expire(p, now_ms))
+            note_done(g, p->job);
+        else
+            line_append(m, p);
     }
+}
+
+static void look_at_waiting(struct generator *g)
+{
+    uint64_t now = base_clock_mono_ns();
+    bool sweep = now > g->swept_ns + SWEEP_MS * MS_NS;
+    struct base_error why = {0};
+    if (sweep)
+        g->swept_ns = now;
+    for (uint32_t i = 0; i < g->n_models; i++) {
+        struct worker_model *m = g->models[i];
+        if (m->head && worker_models_failed(g->w->models, m, &why))
+            fail_line(g, m, &why);
+        if (m->head && sweep)
+            expire_line(g, m, base_clock_unix_ms());
+    }
+    finish_jobs(g);
 }
 
 /* Jobs whose partition has gone */
 
 struct cancelling {
     struct worker *w;
-    struct worker_job *gone; /* no prompt of theirs is in the engine any more; freed when engine_cancel is through */
+    struct worker_job *gone; /* no prompt of theirs is anywhere any more; freed when all engines are through */
 };
 
 static bool is_gone(const struct worker *w, const struct worker_job *job)
 {
     return !ledger_is_current(w->ledger, job->partition, job->epoch);
+}
+
+static void drop(struct cancelling *c, struct worker_prompt *p)
+{
+    worker_prompt_drop(p);
+    if (p->job->n_open == 0) {
+        p->job->behind = c->gone;
+        c->gone = p->job;
+    }
 }
 
 static bool cancel_matches(void *context, void *tag)
@@ -142,37 +298,28 @@ static bool cancel_matches(void *context, void *tag)
     if (!is_gone(c->w, p->job))
         return false;
     assert(p->state == WORKER_PROMPT_RUNNING && p->job->n_open > 0);
-    p->state = WORKER_PROMPT_DONE;
-    if (--p->job->n_open == 0) {
-        p->job->behind = c->gone;
-        c->gone = p->job;
-    }
+    drop(c, p);
     return true;
 }
 
-/* The line first: what is not in the engine yet will not get there. A job that is in with some prompts ends with those. */
-static void cancel_line(struct generator *g, struct cancelling *c)
+/* The line first: what is not in the engine yet will not get there. */
+static uint32_t cancel_model(struct cancelling *c, struct worker_model *m, bool drives)
 {
-    struct worker_job *job = g->head;
-    g->head = g->tail = NULL;
-    while (job) {
-        struct worker_job *behind = job->behind;
-        if (!is_gone(g->w, job)) {
-            line_append(g, job);
+    uint32_t n = 0;
+    struct worker_prompt *behind;
+    for (struct worker_prompt *p = line_take(m); p; p = behind) {
+        behind = p->behind;
+        if (is_gone(c->w, p->job)) {
+            drop(c, p);
+            n++;
         } else {
-            for (; job->n_seen < job->n_prompts; job->n_seen++) {
-                struct worker_prompt *p = &job->prompts[job->n_seen];
-                job->n_open -= p->state == WORKER_PROMPT_READY;
-                p->state = WORKER_PROMPT_DONE;
-            }
-            if (job->n_open == 0) {
-                job->behind = c->gone;
-                c->gone = job;
-            }
+            line_append(m, p);
         }
-        job = behind;
     }
+    return n + (drives ? engine_cancel(m->loaded.engine, cancel_matches, c) : 0);
 }
+
+static void note_use(struct generator *g, struct worker_model *m);
 
 static void cancel_gone(struct generator *g)
 {
@@ -180,11 +327,12 @@ static void cancel_gone(struct generator *g)
     if (!atomic_exchange(&w->cancel, false))
         return;
     struct cancelling c = {.w = w};
-    uint32_t n_jobs = 0;
-    feed(g, false); /* so that no job is in between */
+    uint32_t n_jobs = 0, n_prompts = 0;
+    bool yields;
+    take_jobs(g, false); /* so that no job is in between */
     pthread_mutex_lock(&w->lock);
-    cancel_line(g, &c);
-    uint32_t n_prompts = engine_cancel(g->engine, cancel_matches, &c);
+    for (uint32_t i = 0; i < g->n_models; i++)
+        n_prompts += cancel_model(&c, g->models[i], worker_models_drives(w->models, g->models[i], &yields));
     while (c.gone) {
         struct worker_job *job = c.gone;
         c.gone = job->behind;
@@ -192,6 +340,9 @@ static void cancel_gone(struct generator *g)
         n_jobs++;
     }
     pthread_mutex_unlock(&w->lock);
+    for (uint32_t i = 0; i < g->n_models; i++)
+        if (worker_models_drives(w->models, g->models[i], &yields))
+            note_use(g, g->models[i]);
     metrics_add(&w->metrics.records_revoked, n_jobs);
     if (n_jobs)
         base_log_info("work dropped with its partitions", LOG_INT("records", n_jobs), LOG_INT("prompts", n_prompts));
@@ -208,15 +359,27 @@ static bool is_quiet(struct worker *w)
     return quiet && w->rest_quiet == w->rest_wish;
 }
 
+/* The model on the worker's own device, if it is loaded: the only one that sleeps. The others are closed, and come when they are
+ * wanted again. */
+static struct snap_model *own_model(struct generator *g)
+{
+    bool yields;
+    for (uint32_t i = 0; i < g->n_models; i++)
+        if (worker_models_drives(g->w->models, g->models[i], &yields) && !g->models[i]->loaded.device)
+            return g->models[i]->loaded.model;
+    return NULL;
+}
+
 static void fall_asleep(struct generator *g)
 {
     struct worker *w = g->w;
     struct base_error err = {0};
-    int rc = snap_model_sleep(g->model, &err);
+    struct snap_model *own = own_model(g);
+    int rc = own ? snap_model_sleep(own, &err) : 0;
     if (rc < 0)
         base_log_error("worker does not sleep", LOG_STR("reason", err.text));
     else
-        base_log_info("worker asleep", LOG_STR("model", g->model->name));
+        base_log_info("worker asleep", LOG_STR("model", own ? own->name : ""));
     w->rest = rc < 0 ? WORKER_AWAKE : WORKER_ASLEEP;
 }
 
@@ -224,7 +387,8 @@ static void wake(struct generator *g)
 {
     struct worker *w = g->w;
     struct base_error err = {0};
-    int rc = snap_model_wake(g->model, &err);
+    struct snap_model *own = own_model(g);
+    int rc = own ? snap_model_wake(own, &err) : 0;
     if (rc < 0)
         base_log_error("worker does not wake", LOG_STR("reason", err.text));
     pthread_mutex_lock(&w->lock);
@@ -233,11 +397,11 @@ static void wake(struct generator *g)
     w->rest = rc < 0 ? WORKER_ASLEEP : WORKER_AWAKE;
 }
 
-/* Whether there is a model to work with. */
+/* Whether there are models to work with. */
 static bool is_awake(struct generator *g)
 {
     struct worker *w = g->w;
-    if (w->rest == WORKER_FALLING_ASLEEP && is_quiet(w))
+    if (w->rest == WORKER_FALLING_ASLEEP && is_quiet(w) && worker_models_rest(w->models))
         fall_asleep(g);
     if (w->rest == WORKER_WAKING)
         wake(g);
@@ -249,43 +413,97 @@ static bool is_awake(struct generator *g)
 
 /* Steps */
 
-static void note_counts(struct generator *g)
+static void publish_counts(struct generator *g)
 {
     struct worker *w = g->w;
-    struct engine_counts n;
-    engine_counts(g->engine, &n);
-    w->engine_waiting = n.waiting;
-    w->engine_running = n.running;
-    w->engine_blocks_used = n.blocks_used;
-    w->engine_blocks = n.blocks;
-    w->engine_steps = n.steps;
-    w->engine_step_ns = n.step_ns;
-    if (n.generated_tokens)
+    const struct engine_counts *n = &g->counts;
+    w->engine_waiting = n->waiting;
+    w->engine_running = n->running;
+    w->engine_blocks_used = n->blocks_used;
+    w->engine_blocks = n->blocks;
+    w->engine_steps = n->steps;
+    w->engine_step_ns = n->step_ns;
+    if (n->generated_tokens)
         base_trace_mark(w->trace, BASE_TRACE_FIRST_TOKEN);
 }
 
-static void take_results(struct generator *g)
+static void add_counts(struct engine_counts *sum, const struct engine_counts *before, const struct engine_counts *now)
+{
+    sum->waiting += now->waiting;
+    sum->running += now->running;
+    sum->blocks_used += now->blocks_used;
+    sum->blocks += now->blocks;
+    sum->steps += now->steps - before->steps;
+    sum->step_ns += now->step_ns - before->step_ns;
+    sum->generated_tokens += now->generated_tokens - before->generated_tokens;
+}
+
+static void note_use(struct generator *g, struct worker_model *m)
+{
+    struct engine_counts n;
+    engine_counts(m->loaded.engine, &n);
+    worker_models_used(g->w->models, m, n.waiting + n.running, base_clock_mono_ns());
+}
+
+static void take_results(struct generator *g, struct worker_model *m)
 {
     struct engine_result result;
-    while (engine_take(g->engine, &result)) {
+    while (engine_take(m->loaded.engine, &result)) {
         struct worker_prompt *p = result.tag;
         worker_prompt_finish(p, &result);
-        if (p->job->n_open == 0)
-            worker_job_finished(g->w, p->job);
+        note_done(g, p->job);
     }
 }
 
 /* A step that fails is tried again; several in a row, and the device is given up. Its prompts are not answered then: whoever
  * gets their partitions next, on a device that works, computes them. */
-static int step(struct generator *g, bool *out_busy, struct base_error *err)
+static int step(struct generator *g, struct worker_model *m, bool *out_busy, struct base_error *err)
 {
     g->w->step_began_ns = base_clock_mono_ns();
-    int rc = engine_step(g->engine, out_busy, err);
+    int rc = engine_step(m->loaded.engine, out_busy, err);
     g->w->step_began_ns = 0;
-    g->n_steps_bad = rc < 0 ? g->n_steps_bad + 1 : 0;
+    m->n_steps_bad = rc < 0 ? m->n_steps_bad + 1 : 0;
+    g->n_steps_bad = m->n_steps_bad;
     if (rc < 0)
-        base_log_error("forward step failed", LOG_STR("reason", err->text), LOG_INT("in_a_row", g->n_steps_bad));
-    return g->n_steps_bad < STEPS_BAD_MAX && rc != ERR_SERVICE ? 0 : rc; /* ERR_SERVICE: the device is gone for good */
+        base_log_error("forward step failed", LOG_STR("model", m->name), LOG_STR("reason", err->text),
+                       LOG_INT("in_a_row", m->n_steps_bad));
+    return m->n_steps_bad < STEPS_BAD_MAX && rc != ERR_SERVICE ? 0 : rc; /* ERR_SERVICE: the device is gone for good */
+}
+
+/* One step of one model, if it has anything to do. */
+static int drive(struct generator *g, struct worker_model *m, bool yields, bool *busy, struct base_error *err)
+{
+    struct engine_counts before, now;
+    bool more = false;
+    engine_counts(m->loaded.engine, &before);
+    if (!yields)
+        feed(g, m);
+    engine_counts(m->loaded.engine, &now);
+    int rc = 0;
+    if (now.waiting + now.running > 0) {
+        rc = step(g, m, &more, err);
+        take_results(g, m);
+        note_use(g, m);
+        engine_counts(m->loaded.engine, &now);
+    }
+    add_counts(&g->counts, &before, &now);
+    *busy = *busy || more || (m->head && !yields);
+    finish_jobs(g);
+    return rc;
+}
+
+/* A step of each in turn. */
+static int drive_all(struct generator *g, bool *out_busy, struct base_error *err)
+{
+    bool yields;
+    int rc = 0;
+    *out_busy = false;
+    g->counts.waiting = g->counts.running = g->counts.blocks_used = g->counts.blocks = 0;
+    for (uint32_t i = 0; rc == 0 && i < g->n_models; i++)
+        if (worker_models_drives(g->w->models, g->models[i], &yields))
+            rc = drive(g, g->models[i], yields, out_busy, err);
+    publish_counts(g);
+    return rc;
 }
 
 static int run(struct generator *g, struct base_error *err)
@@ -296,12 +514,12 @@ static int run(struct generator *g, struct base_error *err)
         cancel_gone(g);
         if (!is_awake(g))
             continue;
-        feed(g, !busy && !g->head);
-        int rc = step(g, &busy, err);
+        take_jobs(g, !busy);
+        look_at_waiting(g);
+        int rc = drive_all(g, &busy, err);
         if (rc < 0)
             return base_fail_in(err, "the device failed %u steps in a row", g->n_steps_bad);
-        note_counts(g);
-        take_results(g);
+        worker_models_plan(w->models, base_clock_mono_ns()); /* behind the step that may have been somebody's last */
     }
     return 0;
 }
@@ -309,19 +527,20 @@ static int run(struct generator *g, struct base_error *err)
 void *worker_device_main(void *worker)
 {
     struct generator g = {.w = worker};
+    struct worker_model *first = NULL;
     struct base_error err = {0};
-    int rc = bring_up(&g, &err);
+    int rc = bring_up(&g, &first, &err);
     if (rc == 0) {
-        publish_model(&g);
+        publish_model(&g, first);
         rc = run(&g, &err);
     }
     if (rc < 0)
         worker_fail(g.w, &err);
-    /* Others look at the model and its tokenizer until they have all ended: main lets this thread go last. */
+    /* Others look at the models and their tokenizers until they have all ended: main lets this thread go last. */
     while (!g.w->device_quit)
         base_clock_sleep_ms(5);
-    engine_free(g.engine);
-    snap_model_close(g.model);
+    if (g.w->models)
+        worker_models_close(g.w->models);
     gpu_close(g.device);
     g.w->device_ended = true;
     return NULL;

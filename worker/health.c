@@ -41,9 +41,9 @@ static void gauges(struct worker *w, struct worker_gauges *g)
     ledger_count(w->ledger, &n);
     g->device = w->device ? w->device->kind : NULL;
     g->arch = w->device ? w->device->arch : NULL;
-    g->model = w->model ? w->model->name : NULL;
-    g->snapshot = w->model ? w->model->snapshot_id : NULL;
-    g->restored = w->model && w->model->restored;
+    g->model = w->self ? w->self->model : NULL;
+    g->snapshot = w->self ? w->self->snapshot : NULL;
+    g->restored = w->restored;
     g->brokers_reachable = !w->consumer_link.down && !w->producer_link.down;
     g->inflight_prompts = w->n_prompts;
     g->inflight_records = w->n_records;
@@ -73,7 +73,7 @@ static bool is_alive(struct worker *w, char *why, size_t size)
 static void json_model(struct worker *w, struct base_json *j)
 {
     pthread_mutex_lock(&w->lock);
-    const struct snap_model *m = w->model;
+    const struct worker_answerer *m = w->self;
     const struct gpu_info *d = w->device;
     base_json_key(j, "device");
     base_json_object_begin(j);
@@ -82,12 +82,55 @@ static void json_model(struct worker *w, struct base_json *j)
     base_json_kv_string(j, "arch", d ? d->arch : NULL);
     base_json_kv_uint(j, "memory_bytes", d ? d->memory_bytes : 0);
     base_json_object_end(j);
-    base_json_kv_string(j, "model", m ? m->name : NULL);
+    base_json_kv_string(j, "model", m ? m->model : NULL);
     base_json_kv_string(j, "model_version", m ? m->version : NULL);
-    base_json_kv_string(j, "snapshot", m ? m->snapshot_id : NULL);
-    base_json_kv_bool(j, "restored", m && m->restored);
-    base_json_kv_uint(j, "snapshot_bytes", m ? m->snapshot_bytes : 0);
+    base_json_kv_string(j, "snapshot", m ? m->snapshot : NULL);
+    base_json_kv_bool(j, "restored", w->restored);
+    base_json_kv_uint(j, "snapshot_bytes", w->snapshot_bytes);
     pthread_mutex_unlock(&w->lock);
+}
+
+static bool has_memory(const struct worker_model_view *v)
+{
+    return v->state == WORKER_MODEL_READY || v->state == WORKER_MODEL_LOADING || v->state == WORKER_MODEL_CLOSING;
+}
+
+static void json_view(const struct worker_model_view *v, struct base_json *j)
+{
+    uint64_t now = base_clock_mono_ns();
+    base_json_object_begin(j);
+    base_json_kv_string(j, "name", v->name);
+    base_json_kv_string(j, "version", v->version);
+    base_json_kv_string(j, "state", worker_model_state_name(v->state));
+    base_json_kv_bool(j, "default", v->is_default);
+    base_json_kv_string(j, "snapshot", v->snapshot);
+    base_json_kv_uint(j, "bytes", v->bytes);
+    base_json_kv_uint(j, "prompts", v->n_prompts);
+    base_json_key(j, "last_use_age_s");
+    if (v->last_used_ns)
+        base_json_fixed(j, now > v->last_used_ns ? (now - v->last_used_ns) / 1000000 : 0, 3);
+    else
+        base_json_null(j);
+    base_json_kv_string(j, "failed", v->why[0] ? v->why : NULL);
+    base_json_object_end(j);
+}
+
+static void json_models(struct worker *w, struct base_json *j)
+{
+    struct worker_model_view views[METRICS_MODELS];
+    struct worker_models_counts n = {.bytes = 0};
+    uint32_t n_views = 0;
+    if (w->model_ready) {
+        n_views = worker_models_view(w->models, views, METRICS_MODELS);
+        worker_models_count(w->models, &n);
+    }
+    base_json_kv_uint(j, "models_bytes", n.bytes);
+    base_json_kv_uint(j, "models_bytes_limit", n.bytes_max);
+    base_json_key(j, "models");
+    base_json_array_begin(j);
+    for (uint32_t i = 0; i < n_views; i++)
+        json_view(&views[i], j);
+    base_json_array_end(j);
 }
 
 static void json_kafka(struct worker *w, const struct worker_gauges *g, struct base_json *j)
@@ -124,6 +167,7 @@ static unsigned healthz(struct worker *w, struct base_buffer *body)
     base_json_kv_string(&j, "version", g.version);
     base_json_kv_string(&j, "worker", w->id);
     json_model(w, &j);
+    json_models(w, &j);
     json_kafka(w, &g, &j);
     base_json_kv_uint(&j, "inflight_prompts", g.inflight_prompts);
     base_json_kv_uint(&j, "inflight_records", g.inflight_records);
@@ -137,6 +181,18 @@ static unsigned healthz(struct worker *w, struct base_buffer *body)
     base_json_object_end(&j);
     base_buffer_string(body, "\n");
     return OK_200;
+}
+
+static void gauges_models(struct worker *w, struct worker_gauges *g, struct worker_model_view out[METRICS_MODELS])
+{
+    if (!w->model_ready)
+        return;
+    uint32_t n = worker_models_view(w->models, out, METRICS_MODELS);
+    for (uint32_t i = 0; i < n; i++)
+        if (has_memory(&out[i]))
+            out[g->n_loaded++] = out[i];
+    g->loaded = out;
+    worker_models_count(w->models, &g->models);
 }
 
 static unsigned verdict(bool good, const char *why, struct base_buffer *body)
@@ -162,8 +218,10 @@ unsigned worker_health_answer(void *context, const char *path, struct base_buffe
     }
     if (strcmp(path, "/metrics") == 0) {
         struct worker_gauges g;
+        struct worker_model_view loaded[METRICS_MODELS];
         *out_content_type = "text/plain; version=0.0.4; charset=utf-8";
         gauges(w, &g);
+        gauges_models(w, &g, loaded);
         metrics_render(&w->metrics, &g, body);
         return OK_200;
     }

@@ -3,7 +3,7 @@
  *   /startupz  200 once the model is restored and proven
  *   /livez     200 while the poll loop comes round and no forward step hangs: otherwise a restart may help
  *   /readyz    200 while prompts are taken and answered; else the reason. Brokers that are away are one; livez stays 200
- *   /healthz   all of it, as JSON
+ *   /healthz   all of it, as JSON; models: those that are loaded or were asked for, with bytes, state and last use
  *   /metrics   Prometheus text
  *
  * and what it can be asked for (POST):

@@ -7,26 +7,18 @@
 #include "base/clock.h"
 #include "worker/prompt_request.h"
 
-static void refuse_record(struct worker_job *job, enum schema_code code, enum schema_stage stage, const char *why)
-{
-    job->code = code;
-    job->stage = stage;
-    snprintf(job->why, sizeof job->why, "%s", why);
-    job->n_open = 0;
-}
-
 int worker_intake_decode(struct worker_job *job, struct base_error *err)
 {
     struct base_error why = {0};
     struct schema_prompt_batch *batch = NULL;
     enum schema_code code = SCHEMA_MALFORMED;
     if (!job->value) {
-        refuse_record(job, SCHEMA_MALFORMED, SCHEMA_STAGE_DECODE, "the record has no value");
+        worker_job_refuse(job, SCHEMA_MALFORMED, SCHEMA_STAGE_DECODE, "the record has no value");
         return 0;
     }
     int rc = schema_prompt_batch_decode(job->value, job->n_value, NULL, &batch, &code, &why);
     if (rc == ERR_INPUT) {
-        refuse_record(job, code, SCHEMA_STAGE_DECODE, why.text);
+        worker_job_refuse(job, code, SCHEMA_STAGE_DECODE, why.text);
         return 0;
     }
     if (rc < 0)
@@ -35,16 +27,6 @@ int worker_intake_decode(struct worker_job *job, struct base_error *err)
     if (rc < 0)
         schema_prompt_batch_free(batch);
     return rc;
-}
-
-/* NAME or NAME@VERSION: which version answers is ours to choose for now. */
-static bool model_matches(const struct schema_string *wanted, const char *name)
-{
-    if (!wanted->text)
-        return true;
-    const char *at = memchr(wanted->text, '@', wanted->n);
-    size_t n = at ? (size_t)(at - wanted->text) : wanted->n;
-    return n == strlen(name) && memcmp(wanted->text, name, n) == 0;
 }
 
 static bool tokens_known(const struct worker_prompt *p, const struct gpu_plan *plan, struct base_error *why)
@@ -59,7 +41,7 @@ static bool tokens_known(const struct worker_prompt *p, const struct gpu_plan *p
     return true;
 }
 
-static void tokenise(struct worker_prompt *p, const struct snap_model *model)
+void worker_intake_tokenise_prompt(struct worker_prompt *p, const struct snap_model *model)
 {
     const struct schema_prompt *prompt = &p->job->batch->prompts[p->index];
     const struct gpu_plan *plan = gpu_model_plan(model->gpu);
@@ -81,27 +63,43 @@ static void tokenise(struct worker_prompt *p, const struct snap_model *model)
     p->state = WORKER_PROMPT_READY;
 }
 
-bool worker_intake_tokenise(struct worker_job *job, const struct snap_model *model, uint64_t until_ns)
+bool worker_intake_expire(struct worker_prompt *p, int64_t now_ms)
+{
+    int64_t deadline_ms = p->job->batch->deadline_ms;
+    if (deadline_ms == 0 || deadline_ms >= now_ms || p->job->batch->prompts[p->index].error != SCHEMA_OK)
+        return false;
+    worker_prompt_expire(p);
+    return true;
+}
+
+/* What needs no model is answered without one. */
+static void prepare(struct worker_prompt *p, struct worker_models *models, int64_t now_ms)
+{
+    const struct schema_prompt *prompt = &p->job->batch->prompts[p->index];
+    if (prompt->error != SCHEMA_OK) {
+        worker_prompt_refuse(p, prompt->error, SCHEMA_STAGE_DECODE, prompt->error_text);
+        return;
+    }
+    if (worker_intake_expire(p, now_ms))
+        return;
+    struct worker_model *m = p->model; /* the prompt lets go of it when it is refused */
+    const struct snap_model *model = worker_models_pin(models, m);
+    if (!model)
+        return;
+    worker_intake_tokenise_prompt(p, model);
+    worker_models_unpin(models, m);
+}
+
+bool worker_intake_tokenise(struct worker_job *job, struct worker_models *models, uint64_t until_ns)
 {
     if (!job->batch || job->code != SCHEMA_OK)
         return true;
-    const struct schema_prompt_batch *batch = job->batch;
-    if (!model_matches(&batch->model, model->name)) {
-        char why[480];
-        snprintf(why, sizeof why, "the batch is for model '%.128s'; this worker runs '%.128s'", batch->model.text,
-                 model->name);
-        refuse_record(job, SCHEMA_UNKNOWN_MODEL, SCHEMA_STAGE_ADMIT, why);
-        return true;
-    }
-    bool expired = batch->deadline_ms && batch->deadline_ms < base_clock_unix_ms();
+    int64_t now_ms = base_clock_unix_ms();
     for (; job->n_seen < job->n_prompts; job->n_seen++) {
         struct worker_prompt *p = &job->prompts[job->n_seen];
-        if (p->state != WORKER_PROMPT_NEW) /* the job had to wait for room in the queue */
+        if (p->state != WORKER_PROMPT_NEW) /* refused already, or the job had to wait for room in the queue */
             continue;
-        if (expired && batch->prompts[p->index].error == SCHEMA_OK)
-            worker_prompt_expire(p);
-        else
-            tokenise(p, model);
+        prepare(p, models, now_ms);
         if (base_clock_mono_ns() > until_ns) {
             job->n_seen++;
             break;

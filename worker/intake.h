@@ -8,12 +8,18 @@
 #include "base/error.h"
 #include "snapshot/start.h"
 #include "worker/job.h"
+#include "worker/models.h"
 
 /* Sets job->batch, or job->code and why. ERR_NOMEM. */
 int worker_intake_decode(struct worker_job *job, struct base_error *err);
 
-/* Makes requests of the prompts, until until_ns (monotonic) or the end. true: every prompt is READY or DONE. */
-bool worker_intake_tokenise(struct worker_job *job, const struct snap_model *model, uint64_t until_ns);
+/* Makes requests of the prompts of a routed job, until until_ns (monotonic) or the end. true: every prompt is READY or DONE, or its
+ * model is not loaded: then it stays NEW, for the device thread. */
+bool worker_intake_tokenise(struct worker_job *job, struct worker_models *models, uint64_t until_ns);
+/* One prompt that is NEW, by the model's tokenizer: READY, or DONE. The model is the caller's to hold. */
+void worker_intake_tokenise_prompt(struct worker_prompt *p, const struct snap_model *model);
+/* true: past its deadline, and answered so. */
+bool worker_intake_expire(struct worker_prompt *p, int64_t now_ms);
 
 /* Stops the taking when one record after the other fails for the same reason: then it is not the records (a wrong model, a
  * producer of another version), and the topic must not be emptied into the dead letters. After a pause one record is tried. */

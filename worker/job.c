@@ -1,10 +1,12 @@
 #include "worker/job.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "worker/models.h"
 #include "worker/prompt_request.h"
 
 #define DECODED_PER_BYTE 3 /* memory of a decoded batch to its bytes, roughly: structs, strings, tokens */
@@ -77,8 +79,17 @@ int worker_job_new(const struct worker_record *record, struct worker_job **out_j
     return 0;
 }
 
+static void leave_model(struct worker_prompt *p)
+{
+    if (p->model)
+        worker_model_let_go(p->model);
+    p->model = NULL;
+}
+
 static void prompt_done(struct worker_prompt *p)
 {
+    leave_model(p);
+    worker_answerer_drop(p->answerer);
     worker_request_done(&p->request);
     engine_result_done(&p->result);
     free(p->why);
@@ -119,6 +130,22 @@ static void prompt_close(struct worker_prompt *p)
     p->request.prompt = NULL;
     p->state = WORKER_PROMPT_DONE;
     p->job->n_open--;
+    leave_model(p);
+}
+
+void worker_prompt_drop(struct worker_prompt *p)
+{
+    prompt_close(p);
+}
+
+void worker_job_refuse(struct worker_job *job, enum schema_code code, enum schema_stage stage, const char *why)
+{
+    for (uint32_t i = 0; i < job->n_prompts; i++)
+        leave_model(&job->prompts[i]);
+    job->code = code;
+    job->stage = stage;
+    snprintf(job->why, sizeof job->why, "%s", why);
+    job->n_open = 0;
 }
 
 void worker_prompt_refuse(struct worker_prompt *p, enum schema_code code, enum schema_stage stage, const char *why)

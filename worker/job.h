@@ -3,8 +3,8 @@
  * A job is in one hand at a time: the poll thread's (decode, tokenise), the device thread's (generate), then the ledger's
  * and, while its transaction runs, the commit thread's. Each prompt:
  *
- *   NEW -> READY      worker_intake_tokenise        any but RUNNING -> DONE   worker_prompt_refuse
- *   READY -> RUNNING  the engine took it            RUNNING -> DONE           worker_prompt_finish
+ *   NEW -> READY      worker_intake_tokenise        any but RUNNING -> DONE   worker_prompt_refuse, worker_prompt_drop
+ *   READY -> RUNNING  the engine took it            RUNNING -> DONE           worker_prompt_finish, worker_prompt_drop
  *
  * (1) n_open counts the prompts that are not DONE; a job without open prompts may be published.
  * (2) The original bytes stay untouched until the end: a dead letter carries them. */
@@ -26,14 +26,19 @@
 enum worker_prompt_state { WORKER_PROMPT_NEW, WORKER_PROMPT_READY, WORKER_PROMPT_RUNNING, WORKER_PROMPT_DONE };
 
 struct worker_job;
+struct worker_model;
+struct worker_answerer;
 
 struct worker_prompt {
     struct worker_job *job;
+    struct worker_prompt *behind; /* in its model's line: the device thread's */
     uint32_t index;
     enum worker_prompt_state state;
-    struct engine_request request; /* its prompt is NULL once the engine has it; stops are ours to the end */
-    struct engine_result result;   /* DONE and code SCHEMA_OK: has the completion */
-    enum schema_code code;         /* DONE: SCHEMA_OK, or why it becomes a dead letter and an error completion */
+    struct worker_model *model;       /* that has to answer, from routing until it is DONE; counted in its n_inside */
+    struct worker_answerer *answerer; /* RUNNING and DONE: held; NULL: nobody generated anything */
+    struct engine_request request;    /* its prompt is NULL once the engine has it; stops are ours to the end */
+    struct engine_result result;      /* DONE and code SCHEMA_OK: has the completion */
+    enum schema_code code;            /* DONE: SCHEMA_OK, or why it becomes a dead letter and an error completion */
     enum schema_stage stage;
     char *why; /* owned; NULL: none, or no memory for it */
     bool
@@ -71,7 +76,8 @@ struct worker_job {
     bool letter_too_large;         /* as in a prompt, for the record's own dead letter */
     struct worker_prompt *prompts; /* [n_prompts] */
     uint32_t n_prompts, n_open;
-    uint32_t n_seen; /* the poll thread's and later the device thread's cursor over prompts */
+    uint32_t n_seen; /* the poll thread's cursor over prompts */
+    bool routed;     /* every prompt has its model, or is DONE */
     uint32_t weight; /* prompts, 1 at least: what the job counts for in n_inflight_max */
     size_t bytes;    /* what it holds, about: record and decoded batch */
 };
@@ -86,6 +92,10 @@ int worker_job_set_batch(struct worker_job *job, struct schema_prompt_batch *bat
 void worker_prompt_refuse(struct worker_prompt *p, enum schema_code code, enum schema_stage stage, const char *why);
 void worker_prompt_expire(struct worker_prompt *p); /* past its deadline before it reached the engine */
 void worker_prompt_finish(struct worker_prompt *p, const struct engine_result *result); /* result is taken over */
+/* Nobody wants its answer any more: its partition has gone. */
+void worker_prompt_drop(struct worker_prompt *p);
+/* The record as a whole becomes a dead letter; none of its prompts is RUNNING or in a line. */
+void worker_job_refuse(struct worker_job *job, enum schema_code code, enum schema_stage stage, const char *why);
 /* What the reader will see as finish_reason. */
 enum schema_finish worker_prompt_outcome(const struct worker_prompt *p);
 

@@ -42,19 +42,23 @@ static void line_append(struct poller *c, struct worker_job *job)
     c->tail = job;
 }
 
-static void line_shift(struct poller *c)
-{
-    c->head = c->head->behind;
-    if (!c->head)
-        c->tail = NULL;
-}
-
-static void line_unshift(struct poller *c, struct worker_job *job)
+static void line_prepend(struct poller *c, struct worker_job *job)
 {
     job->behind = c->head;
     c->head = job;
     if (!c->tail)
         c->tail = job;
+}
+
+/* before: the job in front of it; NULL: it is the head. */
+static void line_remove(struct poller *c, struct worker_job *before, struct worker_job *job)
+{
+    if (before)
+        before->behind = job->behind;
+    else
+        c->head = job->behind;
+    if (c->tail == job)
+        c->tail = before;
 }
 
 /* After a revoke: jobs whose partition has gone leave the line. */
@@ -178,28 +182,45 @@ static void resume_after_halt(struct poller *c)
     base_log_info("worker tries a record again", LOG_STR("code", schema_code_name(c->guard.code)));
 }
 
+/* The job has left the line. false: the queue is full, and it is the caller's again. */
+static bool hand_over(struct poller *c, struct worker_job *job)
+{
+    struct worker *w = c->w;
+    if (job->n_open > 0) {
+        if (worker_queue_push(&w->to_device, job) < 0)
+            return false;
+        worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
+        return true;
+    }
+    if (worker_intake_guard_note(&c->guard, job->code, base_clock_mono_ns()))
+        halt(c, job);
+    worker_job_finished(w, job);
+    return true;
+}
+
+/* Oldest first; a job whose model cannot be told yet lets the others pass. */
 static void work_on_line(struct poller *c)
 {
     struct worker *w = c->w;
     if (!w->model_ready)
         return;
     uint64_t until = base_clock_mono_ns() + TOKENISE_MS * 1000000ull;
-    while (c->head && base_clock_mono_ns() < until) {
-        struct worker_job *job = c->head;
-        if (!worker_intake_tokenise(job, w->model, until))
-            return;
-        line_shift(c);
-        if (job->n_open > 0) {
-            if (worker_queue_push(&w->to_device, job) < 0) { /* full: flow control has paused the partitions */
-                line_unshift(c, job);
-                return;
-            }
-            worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
+    struct worker_job *before = NULL, *job = c->head;
+    while (job && base_clock_mono_ns() < until) {
+        struct worker_job *behind = job->behind;
+        if (!worker_route_job(&w->rules, w->names, w->models, job)) {
+            before = job;
+            job = behind;
             continue;
         }
-        if (worker_intake_guard_note(&c->guard, job->code, base_clock_mono_ns()))
-            halt(c, job);
-        worker_job_finished(w, job);
+        if (!worker_intake_tokenise(job, w->models, until))
+            return;
+        line_remove(c, before, job);
+        if (!hand_over(c, job)) { /* full: flow control has paused the partitions */
+            line_prepend(c, job);
+            return;
+        }
+        job = behind;
     }
 }
 

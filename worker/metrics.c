@@ -171,6 +171,31 @@ static void render_work(const struct worker_metrics *m, const struct worker_gaug
            (uint64_t)(g->last_completion_ms / 1000));
 }
 
+static void render_models(const struct worker_gauges *g, struct base_buffer *out)
+{
+    const struct worker_models_counts *n = &g->models;
+    family(out, "models", "gauge", "Models that were asked for, by where they stand.");
+    for (unsigned i = 0; i <= WORKER_MODEL_FAILED; i++)
+        sample(out, "models", "state", worker_model_state_name((enum worker_model_state)i), n->states[i]);
+    single(out, "models_bytes", "gauge", "Memory of all loaded models: weights, workspace, KV.", n->bytes);
+    single(out, "models_bytes_limit", "gauge", "What it is kept within.", n->bytes_max);
+    family(out, "model_loads_total", "counter", "Models loaded, by how it ended.");
+    sample(out, "model_loads_total", "result", "ok", n->loads);
+    sample(out, "model_loads_total", "result", "failed", n->loads_failed);
+    single(out, "model_evictions_total", "counter", "Models that made room.", n->evictions);
+    family(out, "model_load_seconds_total", "counter", "Time spent loading models after the first.");
+    base_buffer_string(out, "rouse_model_load_seconds_total ");
+    seconds(out, n->load_ms * 1000);
+    base_buffer_string(out, "\n");
+    family(out, "model_bytes", "gauge", "Memory of one loaded model.");
+    for (uint32_t i = 0; i < g->n_loaded; i++) {
+        base_buffer_string(out, "rouse_model_bytes");
+        label(out, '{', "model", g->loaded[i].name);
+        label(out, ',', "version", g->loaded[i].version);
+        base_buffer_printf(out, "} %" PRIu64 "\n", g->loaded[i].bytes);
+    }
+}
+
 static void render_start(const struct worker_gauges *g, struct base_buffer *out)
 {
     family(out, "cold_start_seconds", "gauge",
@@ -197,6 +222,7 @@ void metrics_render(const struct worker_metrics *m, const struct worker_gauges *
     render_records(m, out);
     render_dead_letters(m, out);
     render_work(m, g, out);
+    render_models(g, out);
     render_kafka(m, g, out);
     render_start(g, out);
 }

@@ -13,8 +13,10 @@
 #include "base/trace.h"
 #include "schemas/codes.h"
 #include "schemas/completion.h"
+#include "worker/models.h"
 
 #define METRICS_BUCKETS  14
+#define METRICS_MODELS   64 /* series a family: more loaded models than this are summed up, not listed */
 #define METRICS_FINISHES (SCHEMA_FINISH_ERROR + 1)
 
 typedef _Atomic uint64_t metrics_counter;
@@ -46,6 +48,9 @@ struct worker_gauges {
     int64_t last_completion_ms; /* wall clock; 0: none yet */
     uint64_t http_requests;
     const struct base_trace *trace;
+    struct worker_models_counts models;
+    const struct worker_model_view *loaded; /* [n_loaded] those with memory: bounded by what fits */
+    uint32_t n_loaded;
 };
 
 static inline void metrics_add(metrics_counter *c, uint64_t n)

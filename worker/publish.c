@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "worker/models.h"
 
 #define RECORD_OVERHEAD 512 /* what the protocol adds to key, value and headers, generously */
 #define VALUE_BYTES_MAX (256u << 20)
@@ -136,15 +137,21 @@ static int send_answer(struct publisher *p, struct worker_prompt *prompt, struct
 {
     const struct schema_prompt_batch *batch = prompt->job->batch;
     const struct engine_result *result = &prompt->result;
+    struct worker_identity identity = *p->identity;
     struct schema_token_logprob *logprobs = NULL;
     struct schema_completion c;
+    if (prompt->answerer) {
+        identity.model = prompt->answerer->model;
+        identity.version = prompt->answerer->version;
+        identity.snapshot = prompt->answerer->snapshot;
+    }
     if (result->sampled) {
         logprobs = malloc(((size_t)result->n_tokens + 1) * sizeof *logprobs);
         if (!logprobs)
             return base_fail(err, ERR_NOMEM, "out of memory for %u logprobs", result->n_tokens);
     }
-    worker_completion_make(&batch->batch_id, &batch->prompts[prompt->index], prompt->index, batch->n_prompts,
-                           p->identity, result, logprobs, &c);
+    worker_completion_make(&batch->batch_id, &batch->prompts[prompt->index], prompt->index, batch->n_prompts, &identity,
+                           result, logprobs, &c);
     int rc = completion_send(p, &c, &prompt->output_too_large, err);
     free(logprobs);
     return rc;

@@ -32,9 +32,9 @@ struct publish_record {
 typedef int publish_fn(void *context, const struct publish_record *record, struct base_error *err);
 
 struct publisher {
-    const struct worker_identity *identity;
-    const char *topic, *group; /* where the records came from: for dead letters */
-    size_t n_bytes_max;        /* of one record: key, value and headers */
+    const struct worker_identity *identity; /* of prompts that no model answered: the worker's own */
+    const char *topic, *group;              /* where the records came from: for dead letters */
+    size_t n_bytes_max;                     /* of one record: key, value and headers */
     publish_fn *send;
     void *context;
     struct base_buffer value, header_text; /* scratch */

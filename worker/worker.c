@@ -5,6 +5,8 @@
  *   admit -> forward -> sample -> text   generate.c, engine.c            device thread
  *   encode -> publish + commit           commit.c, publish.c             commit thread
  *
+ * and beside it: names (name_cache.c) and models (models.c) come and go.
+ *
  * Broker connections, the group's join and the restore of the model do not depend on each other: they run at the same time. */
 #include "worker/worker.h"
 
@@ -21,13 +23,15 @@
 #include "worker/kafka_config.h"
 #include "worker/kafka_consumer.h"
 #include "worker/kafka_producer.h"
+#include "worker/model_load.h"
 #include "worker/wait.h"
 #include "worker/worker_state.h"
 
-#define TICK_MS          10
-#define INFLIGHT_DEFAULT 256
-#define END_GRACE_MS     2000 /* for a thread to end by itself, beyond what it may be waiting for */
-#define ABANDON_MS       1000 /* for the same, once it was told to drop everything */
+#define TICK_MS                  10
+#define INFLIGHT_DEFAULT         256
+#define NAMES_REFRESH_DEFAULT_MS 2000
+#define END_GRACE_MS             2000 /* for a thread to end by itself, beyond what it may be waiting for */
+#define ABANDON_MS               1000 /* for the same, once it was told to drop everything */
 
 /* Stopping */
 
@@ -72,6 +76,9 @@ static void worker_free(struct worker *w)
         rd_kafka_destroy_flags(w->consumer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
     while (w->jobs)
         worker_jobs_drop_locked(w, w->jobs);
+    worker_models_free(w->models);
+    worker_names_free(w->names);
+    worker_answerer_drop(w->self);
     ledger_batch_done(&w->batch);
     ledger_free(w->ledger);
     worker_queue_done(&w->to_device);
@@ -90,6 +97,8 @@ static int worker_new(const struct worker_options *options, struct worker **out_
     w->options = *options;
     if (w->options.n_inflight_max == 0)
         w->options.n_inflight_max = INFLIGHT_DEFAULT;
+    if (w->options.names_refresh_ms == 0)
+        w->options.names_refresh_ms = NAMES_REFRESH_DEFAULT_MS;
     w->lag = -1;
     w->trace = options->trace ? options->trace : base_trace_new();
     pthread_mutex_init(&w->lock, NULL);
@@ -98,6 +107,10 @@ static int worker_new(const struct worker_options *options, struct worker **out_
     int rc = ledger_new(&w->ledger, err);
     if (rc == 0) /* jobs are never more than prompts, but for one batch that exceeds the limit by itself */
         rc = worker_queue_init(&w->to_device, w->options.n_inflight_max + 1, err);
+    if (rc == 0)
+        rc = worker_names_new(worker_names_ask, w, w->options.names_refresh_ms, &w->names, err);
+    if (rc == 0)
+        rc = worker_route_rules_init(&w->rules, w->options.start.model, w->options.models, w->options.start.store, err);
     if (rc < 0) {
         worker_free(w);
         return rc;
@@ -140,7 +153,7 @@ static int check_options(const struct worker_options *o, struct base_error *err)
 
 /* Threads */
 
-enum { POLL, COMMIT, DEVICE, WATCH, N_THREADS };
+enum { POLL, COMMIT, DEVICE, WATCH, MODELS, NAMES, N_THREADS };
 
 struct threads {
     pthread_t ids[N_THREADS];
@@ -149,15 +162,17 @@ struct threads {
 
 static _Atomic bool *ended_flag(struct worker *w, int thread)
 {
-    _Atomic bool *const flags[N_THREADS] = {&w->poll_ended, &w->commit_ended, &w->device_ended, &w->watch_ended};
+    _Atomic bool *const flags[N_THREADS] = {&w->poll_ended,  &w->commit_ended, &w->device_ended,
+                                            &w->watch_ended, &w->models_ended, &w->names_ended};
     return flags[thread];
 }
 
 static int start_threads(struct worker *w, struct threads *t, struct base_error *err)
 {
-    static void *(*const mains[N_THREADS])(void *) = {worker_poll_main, worker_commit_main, worker_device_main,
-                                                      worker_watch_main};
-    static const char *const names[N_THREADS] = {"rouse-poll", "rouse-commit", "rouse-device", "rouse-watch"};
+    static void *(*const mains[N_THREADS])(void *) = {worker_poll_main,  worker_commit_main, worker_device_main,
+                                                      worker_watch_main, worker_models_main, worker_names_main};
+    static const char *const names[N_THREADS] = {"rouse-poll",  "rouse-commit", "rouse-device",
+                                                 "rouse-watch", "rouse-models", "rouse-names"};
     for (int i = 0; i < N_THREADS; i++) {
         if (pthread_create(&t->ids[i], NULL, mains[i], w) != 0)
             return base_fail(err, ERR_NOMEM, "cannot start the thread %s", names[i]);
@@ -278,11 +293,15 @@ static void end_threads(struct worker *w, struct threads *t, struct http_server 
     end_thread(w, t, COMMIT, END_GRACE_MS);
     end_thread(w, t, WATCH, END_GRACE_MS);
     http_server_close(http);
-    w->device_quit = true;
-    worker_queue_stop(&w->to_device);
+    w->models_quit = true;
     /* A model that is being loaded cannot be called off: it may take what a drain may take. */
     bool patient = stop_requests < 2 && !has_failed(w);
-    end_thread(w, t, DEVICE, patient && w->options.drain_ms > END_GRACE_MS ? w->options.drain_ms : END_GRACE_MS);
+    uint64_t load_ms = patient && w->options.drain_ms > END_GRACE_MS ? w->options.drain_ms : END_GRACE_MS;
+    end_thread(w, t, MODELS, load_ms);
+    end_thread(w, t, NAMES, END_GRACE_MS);
+    w->device_quit = true;
+    worker_queue_stop(&w->to_device);
+    end_thread(w, t, DEVICE, load_ms);
 }
 
 static int result_of(struct worker *w, bool ended, struct base_error *err)

@@ -2,8 +2,9 @@
  *
  *   poll -> decode -> tokenise -> admit -> step (forward, sample, detokenise) -> encode -> publish + commit
  *
- * Threads: poll (owns the consumer, never blocks on anything but poll), device (owns the model and the engine), commit (owns
- * the transactional producer), and libmicrohttpd's. Work moves by bounded queues: poll -> device -> commit.
+ * Threads: poll (owns the consumer, never blocks on anything but poll), device (drives all models and their engines), commit
+ * (owns the transactional producer), models (loads and closes them), names (asks the store), and libmicrohttpd's. Work moves by
+ * bounded queues: poll -> device -> commit.
  *
  * Promises here: completions, dead letters and offsets of one publish go out in one transaction; a partition's offset
  * advances over its finished prefix only; results of a partition that moved away are dropped, not published (the ledger's
@@ -28,12 +29,15 @@ struct worker_options {
     const char *device;            /* "auto", "cpu", "cuda[:N]" */
     struct gpu_open_options open;
     struct snap_start_options start; /* model, store, redis, dtype, limits; its trace is set by worker_run */
-    const char *trace_file;          /* NULL: none */
-    uint32_t n_inflight_max;         /* prompts taken and not yet published: bounds memory; pauses partitions above */
-    uint32_t commit_ms;              /* group commit: a publish at most this long after the first finished prompt */
-    uint32_t drain_ms;               /* SIGTERM: finish what fits into this, then leave */
-    uint64_t exit_after;      /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
-    struct base_trace *trace; /* may be NULL: worker_run makes one */
+    const char *models; /* what else may be asked for: "NAME,NAME@VERSION,...", "*"; NULL: start.model's name alone */
+    uint64_t models_bytes;     /* for all loaded models: weights, workspace, KV; 0: 80 % of the device's memory */
+    uint32_t names_refresh_ms; /* how old what is known of names may be; 0: 2000 */
+    const char *trace_file;    /* NULL: none */
+    uint32_t n_inflight_max;   /* prompts taken and not yet published: bounds memory; pauses partitions above */
+    uint32_t commit_ms;        /* group commit: a publish at most this long after the first finished prompt */
+    uint32_t drain_ms;         /* SIGTERM: finish what fits into this, then leave */
+    uint64_t exit_after;       /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
+    struct base_trace *trace;  /* may be NULL: worker_run makes one */
 };
 
 /* Runs until stopped; returns 0 after a clean drain. Blocks. Installs no signal handlers. */

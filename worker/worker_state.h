@@ -1,7 +1,9 @@
 /* worker_state - one running worker: what its threads share, and who owns which field.
  *
  *   poll    kafka_consumer.c, intake.c   owns the consumer's callbacks, the jobs that are not tokenised yet
- *   device  generate.c                   owns device, model, engine, and the jobs inside
+ *   device  generate.c                   drives the models that are loaded and their engines; owns the jobs inside
+ *   models  models.c, model_load.c       loads models, and gives their memory back
+ *   names   name_cache.c                 asks the store what names stand for
  *   commit  commit.c, kafka_producer.c   owns the producer and the batch being published
  *   watch   kafka_watch.c                asks the brokers what may take a while: topics, lag
  *   main    worker.c                     starts, watches over and ends the others
@@ -23,8 +25,11 @@
 #include "worker/job.h"
 #include "worker/ledger.h"
 #include "worker/metrics.h"
+#include "worker/models.h"
+#include "worker/name_cache.h"
 #include "worker/prompt_request.h"
 #include "worker/queue.h"
+#include "worker/route.h"
 #include "worker/worker.h"
 
 enum worker_phase { WORKER_STARTING, WORKER_READY, WORKER_DRAINING, WORKER_PHASE_ASLEEP };
@@ -60,8 +65,10 @@ struct worker {
     bool publishing;                        /* lock: a batch is out */
     bool commit_quit;                       /* lock: the commit thread ends after what is finished now */
     bool commit_gone;                       /* lock: it has ended: nothing is published any more */
-    const struct snap_model *model;         /* lock to write; set once, by the device thread, when the proof held */
+    struct worker_answerer *self;           /* lock to write; set once, by the device thread: the model it began with */
     const struct gpu_info *device;          /* the same */
+    bool restored;                          /* the same */
+    uint64_t snapshot_bytes;                /* the same */
     char no_sleep[256];                     /* the same, before model_ready: why this device cannot; "": it can */
     struct base_error failure;              /* lock: the first one; code 0: none */
     struct worker_link consumer_link, producer_link; /* lock */
@@ -72,17 +79,22 @@ struct worker {
     uint64_t n_published;                            /* lock: prompts */
     int64_t last_completion_ms;                      /* lock */
 
+    struct worker_route_rules rules; /* read-only once threads run; its default is set with self */
+    struct worker_names *names;
+    struct snap_store *names_store; /* the names thread's; NULL: not open */
+    struct worker_models *models;   /* made by the device thread, before model_ready */
     struct worker_queue to_device;
     rd_kafka_t *consumer;      /* made by the poll thread, freed by main after all threads have ended */
     struct ledger_batch batch; /* the commit thread's */
 
     _Atomic bool consumer_made;      /* consumer may be used by other threads */
     _Atomic bool topics_known;       /* all three topics exist */
-    _Atomic bool model_ready;        /* model and device are set */
+    _Atomic bool model_ready;        /* models, self and device are set */
     _Atomic bool joined;             /* the group has given us an assignment, be it empty */
     _Atomic bool ready, ready_noted; /* both of these, and it has been said */
     _Atomic bool draining;           /* take nothing more */
     _Atomic bool leaving;            /* poll thread: leave the group and end */
+    _Atomic bool models_quit;        /* models and names threads: end */
     _Atomic bool device_quit;        /* device thread: end */
     _Atomic bool abandon;            /* everybody: end as soon as you look up */
     _Atomic bool cancel;             /* device thread: some jobs have gone with their partition */
@@ -94,7 +106,7 @@ struct worker {
     _Atomic uint64_t step_began_ns;  /* 0: the device thread is not inside a step */
     _Atomic uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns;
     _Atomic uint64_t http_requests;
-    _Atomic bool poll_ended, commit_ended, device_ended, watch_ended;
+    _Atomic bool poll_ended, commit_ended, device_ended, watch_ended, models_ended, names_ended;
 };
 
 /* Threads. Each ends by itself after worker_fail, and when main says so. */
@@ -102,6 +114,8 @@ void *worker_poll_main(void *worker);
 void *worker_device_main(void *worker);
 void *worker_commit_main(void *worker);
 void *worker_watch_main(void *worker);
+void *worker_models_main(void *worker); /* model_load.c */
+void *worker_names_main(void *worker);
 
 /* The first failure holds; the worker stops. Any thread. */
 void worker_fail(struct worker *w, const struct base_error *why);

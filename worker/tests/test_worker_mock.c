@@ -797,7 +797,7 @@ static void wait_for_state(struct fixture *f, const char *state)
 {
     char wanted[64];
     uint64_t until = base_clock_mono_ns() + PATIENCE_MS * 1000000ull;
-    snprintf(wanted, sizeof wanted, "\"state\":\"%s\"", state);
+    snprintf(wanted, sizeof wanted, "{\"state\":\"%s\",\"ready\":", state); /* the worker's, not a model's */
     do {
         assert_int_equal(get(f, "/healthz"), 200);
         if (strstr(base_buffer_cstr(&f->body), wanted))
@@ -894,6 +894,118 @@ static void test_does_not_wake(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* Several models */
+
+/* The same model with other norms, under another name; only its snapshot is left. Returns what the arena takes. */
+static uint64_t build_other(const char *name, const char *own_store)
+{
+    char dir[200], command[1600];
+    struct gpu_device *device = NULL;
+    struct snap_model *model = NULL;
+    struct base_error err = {0};
+    const struct gpu_open_options open = {.n_threads = 2}; /* as the workers: the workspace depends on it */
+    snprintf(dir, sizeof dir, "%s/%s", scratch, name);
+    snprintf(command, sizeof command,
+             "cp -r '%s' '%s' && sed -i 's/\"layer_norm_eps\": *[^,}]*/\"layer_norm_eps\": 0.5/' '%s/config.json'",
+             model_dir, dir, dir);
+    assert_int_equal(system(command), 0);
+    const struct snap_start_options start = {.model = dir, .store = own_store, .dtype = "f32"};
+    assert_ok(gpu_open("cpu", &open, &device, &err), err);
+    assert_ok(snap_start(device, &start, &model, &err), err);
+    assert_true(model->built);
+    uint64_t bytes = gpu_model_plan(model->gpu)->arena_bytes;
+    snap_model_close(model);
+    gpu_close(device);
+    snprintf(command, sizeof command, "rm -r '%s'", dir);
+    assert_int_equal(system(command), 0);
+    return bytes;
+}
+
+static void put_for(struct fixture *f, const char *model, uint32_t i)
+{
+    struct batch b = {.n_prompts = 2, .max_tokens = 8, .model = model};
+    snprintf(b.id, sizeof b.id, "%s-%u", model, i);
+    put_batch(f, &b);
+}
+
+/* Interleaved batches, with room for one model: everything is answered once and by the right one, while partitions come and go. */
+static void test_two_models_with_room_for_one(void **state)
+{
+    struct fixture *f = *state;
+    char own_store[200], texts[2][2048] = {"", ""};
+    enum { N = 24 };
+    bool seen[2][N][2] = {{{false}}};
+    snprintf(own_store, sizeof own_store, "%s/store-%u", scratch, n_started);
+    uint64_t bytes = build_other("other", own_store);
+    f->options.start.store = own_store;
+    f->options.models = "other";
+    f->options.models_bytes = bytes + bytes / 2;
+    make_topics(f);
+    start(f);
+    wait_for_status(f, "/readyz", 200);
+    for (uint32_t i = 0; i < N; i++) {
+        put_for(f, "oracle", i);
+        put_for(f, "other", i);
+    }
+    for (int n = 0; n < 2 * 2 * N; n++) {
+        struct schema_completion *c = next_completion(f, PATIENCE_MS);
+        if (!c)
+            fail_msg("%d completions of %d came", n, 2 * 2 * N);
+        int which = strcmp(c->model.text, "other") == 0;
+        unsigned i = (unsigned)strtoul(strchr(c->batch_id.text, '-') + 1, NULL, 10);
+        assert_memory_equal(c->batch_id.text, which ? "other-" : "oracle-", which ? 6 : 7);
+        assert_true(i < N && c->index < 2 && !seen[which][i][c->index]);
+        seen[which][i][c->index] = true;
+        assert_string_equal(schema_finish_name(c->finish), "length");
+        if (!texts[which][0])
+            snprintf(texts[which], sizeof texts[which], "%s", c->text.text);
+        assert_string_equal(c->text.text, texts[which]);
+        schema_completion_free(c);
+    }
+    assert_string_not_equal(texts[0], texts[1]);
+    assert_true(metric(f, "rouse_model_evictions_total") >= 1);
+    assert_true(metric(f, "rouse_models{state=\"ready\"}") == 1);
+    assert_true(metric(f, "rouse_models_bytes") == (double)bytes);
+    assert_true(metric(f, "rouse_models_bytes_limit") == (double)f->options.models_bytes);
+    expect_no_more_completions(f);
+    put_for(f, "nobody", 0);
+    expect_completions(f, 2, SCHEMA_FINISH_ERROR, 0);
+    assert_int_equal(get(f, "/healthz"), 200);
+    assert_non_null(strstr(base_buffer_cstr(&f->body), "\"models\":["));
+    stop(f);
+}
+
+/* The store goes away while a model is wanted: its prompts wait, and are answered when it is back. */
+static void test_prompts_wait_for_a_store_that_is_away(void **state)
+{
+    struct fixture *f = *state;
+    char own_store[200], command[1000];
+    snprintf(own_store, sizeof own_store, "%s/store-%u", scratch, n_started);
+    build_other("late", own_store);
+    f->options.start.store = own_store;
+    f->options.models = "late";
+    make_topics(f);
+    start(f);
+    wait_for_status(f, "/readyz", 200);
+    snprintf(command, sizeof command, "mv '%s' '%s.away' && touch '%s'", own_store, own_store, own_store);
+    assert_int_equal(system(command), 0); /* a file in its place: no store, and no empty one can be made */
+    put_for(f, "late", 0);
+    put_for(f, "oracle", 0);
+    expect_completions(f, 2, SCHEMA_FINISH_LENGTH, 8); /* oracle's: nobody waits for the other */
+    expect_no_more_completions(f);
+    assert_int_equal(get(f, "/readyz"), 200);
+    snprintf(command, sizeof command, "rm '%s' && mv '%s.away' '%s'", own_store, own_store, own_store);
+    assert_int_equal(system(command), 0);
+    for (int i = 0; i < 2; i++) {
+        struct schema_completion *c = next_completion(f, PATIENCE_MS);
+        assert_non_null(c);
+        assert_string_equal(c->model.text, "late");
+        assert_string_equal(schema_finish_name(c->finish), "length");
+        schema_completion_free(c);
+    }
+    stop(f);
+}
+
 static void test_who_may_ask(void **state)
 {
     struct fixture *f = *state;
@@ -943,6 +1055,8 @@ int main(void)
         TEST(test_what_is_wrong_is_said),
         TEST(test_sleep_and_wake),
         TEST(test_does_not_wake),
+        TEST(test_two_models_with_room_for_one),
+        TEST(test_prompts_wait_for_a_store_that_is_away),
         TEST(test_who_may_ask),
     };
     return cmocka_run_group_tests(tests, open_group, close_group);
