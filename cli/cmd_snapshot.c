@@ -9,9 +9,9 @@
 struct cli_model_options snapshot_options;
 
 static const struct snapshot_verb *const verbs[] = {
-    &snapshot_build,   &snapshot_ls,       &snapshot_show,   &snapshot_verify, &snapshot_diff,
-    &snapshot_promote, &snapshot_rollback, &snapshot_split,  &snapshot_pin,    &snapshot_unpin,
-    &snapshot_rm,      &snapshot_gc,       &snapshot_reindex};
+    &snapshot_build, &snapshot_ls,      &snapshot_show,     &snapshot_verify, &snapshot_restore,
+    &snapshot_diff,  &snapshot_promote, &snapshot_rollback, &snapshot_split,  &snapshot_pin,
+    &snapshot_unpin, &snapshot_rm,      &snapshot_gc,       &snapshot_reindex};
 #define N_VERBS (sizeof verbs / sizeof verbs[0])
 
 /* ---- what the verbs share ---- */

@@ -15,9 +15,9 @@ struct snapshot_verb {
     int (*run)(struct snap_store *store, int n_args, char **args, struct base_error *err);
 };
 
-extern const struct snapshot_verb snapshot_build, snapshot_ls, snapshot_show, snapshot_verify, snapshot_diff,
-    snapshot_promote, snapshot_rollback, snapshot_split, snapshot_pin, snapshot_unpin, snapshot_rm, snapshot_gc,
-    snapshot_reindex;
+extern const struct snapshot_verb snapshot_build, snapshot_ls, snapshot_show, snapshot_verify, snapshot_restore,
+    snapshot_diff, snapshot_promote, snapshot_rollback, snapshot_split, snapshot_pin, snapshot_unpin, snapshot_rm,
+    snapshot_gc, snapshot_reindex;
 
 extern struct cli_model_options snapshot_options; /* what any verb's table fills in */
 

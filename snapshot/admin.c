@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +10,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/pool.h"
-#include "base/progress.h"
 #include "snapshot/snap_restore.h"
 #include "snapshot/snap_store.h"
 
-enum { READERS = 8, PREFIX_CHARS_MIN = 4 };
+enum { PREFIX_CHARS_MIN = 4 };
 
 int snap_store_record_of_file(const char *path, const char *file_name, struct schema_snapshot_record *out,
                               struct base_error *err)
@@ -243,107 +239,4 @@ int snap_admin_find(struct snap_store *store, const char *which, struct schema_s
 {
     char path[PATH_MAX];
     return snap_store_resolve(store, which, out_record, path, err);
-}
-
-/* ---- verify ---- */
-
-struct verify {
-    struct snap_file *file;
-    uint8_t *scratch; /* [READERS][SNAP_CHUNK_BYTES] */
-    struct base_progress bar;
-    atomic_uint_fast64_t done;
-    pthread_mutex_t lock; /* guards first and err */
-    uint32_t first;       /* the lowest chunk at fault: the same report every time */
-    struct base_error err;
-};
-
-static void verify_task(void *context, uint32_t task, uint32_t thread)
-{
-    struct verify *v = context;
-    struct base_error err = {0};
-    struct snap_chunk c = snap_layout_chunk(&v->file->layout, task);
-    if (snap_file_read_chunk(v->file, task, v->scratch + (size_t)thread * SNAP_CHUNK_BYTES, &err) < 0) {
-        pthread_mutex_lock(&v->lock);
-        if (task < v->first) {
-            v->first = task;
-            v->err = err;
-        }
-        pthread_mutex_unlock(&v->lock);
-    }
-    atomic_fetch_add(&v->done, c.bytes);
-    if (thread == 0)
-        base_progress_set(&v->bar, atomic_load(&v->done));
-}
-
-static int verify_chunks(struct snap_file *f, bool progress, uint64_t *out_bytes, struct base_error *err)
-{
-    struct verify v = {.file = f, .first = UINT32_MAX};
-    struct base_pool *pool = NULL;
-    uint64_t total = 0;
-    for (int i = 0; i < SNAP_SECTION_N; i++)
-        total += f->layout.sections[i].stored_bytes;
-    v.scratch = aligned_alloc(SNAP_PAGE_BYTES, (size_t)READERS * SNAP_CHUNK_BYTES);
-    if (!v.scratch || pthread_mutex_init(&v.lock, NULL) != 0) {
-        free(v.scratch);
-        return base_fail(err, ERR_NOMEM, "verify %s: out of memory", f->path);
-    }
-    int rc = base_pool_new(READERS, &pool, err);
-    if (rc == 0) {
-        if (progress)
-            base_progress_begin(&v.bar, "verifying", "B", total);
-        base_pool_run(pool, verify_task, &v, f->layout.n_chunks);
-        base_progress_end(&v.bar);
-        if (v.err.code)
-            rc = base_fail(err, v.err.code, "%s", v.err.text);
-    }
-    base_pool_free(pool);
-    pthread_mutex_destroy(&v.lock);
-    free(v.scratch);
-    *out_bytes = total + f->layout.front_bytes;
-    return rc;
-}
-
-/* The snapshot's own model and key, this device's everything else. */
-static int verify_on_device(const struct snap_file *f, struct gpu_device *device, bool progress, struct base_error *err)
-{
-    struct snap_fingerprint wanted;
-    const struct snap_fingerprint *have = &f->manifest.fingerprint;
-    const struct gpu_limits limits = {.n_tokens_max = 64, .n_seqs_max = 1};
-    const struct snap_restore restore = {
-        .device = device, .path = f->path, .wanted = &wanted, .limits = &limits, .progress = progress};
-    struct snap_restored restored;
-    int rc = snap_fingerprint_init(&wanted, gpu_device_info(device), have->value[SNAP_FP_DTYPE], "", err);
-    if (rc < 0)
-        return rc;
-    snap_fingerprint_set(&wanted, SNAP_FP_MODEL, have->value[SNAP_FP_MODEL]);
-    snap_fingerprint_set(&wanted, SNAP_FP_KEY, have->value[SNAP_FP_KEY]);
-    rc = snap_restore_read(&restore, &restored, err);
-    if (rc == 0)
-        snap_restored_done(&restored);
-    return rc;
-}
-
-int snap_admin_verify(struct snap_store *store, const char *which, struct gpu_device *device, bool progress,
-                      uint64_t *out_bytes, struct base_error *err)
-{
-    struct schema_snapshot_record record;
-    struct snap_file *f = NULL;
-    char path[PATH_MAX];
-    uint64_t bytes = 0;
-    int rc = snap_store_resolve(store, which, &record, path, err);
-    if (rc < 0)
-        return rc;
-    rc = snap_file_open(path, &f, err);
-    if (rc == 0)
-        rc = verify_chunks(f, progress, &bytes, err);
-    if (rc == 0 && device)
-        rc = verify_on_device(f, device, progress, err);
-    snap_file_close(f);
-    if (rc < 0) {
-        base_fail_in(err, "snapshot %s", path);
-        return rc;
-    }
-    if (out_bytes)
-        *out_bytes = bytes;
-    return 0;
 }

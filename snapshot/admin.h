@@ -10,6 +10,7 @@
 #include "base/json_writer.h"
 #include "schemas/snapshot_record.h"
 #include "snapshot/names.h"
+#include "snapshot/restore_plan.h"
 #include "snapshot/start.h"
 
 struct snap_store; /* a store directory with its index */
@@ -71,6 +72,19 @@ int snap_admin_show(struct snap_store *store, const char *which, const struct gp
  * names the section, chunk and offset of the first fault. */
 int snap_admin_verify(struct snap_store *store, const char *which, struct gpu_device *device, bool progress,
                       uint64_t *out_bytes, struct base_error *err);
+
+/* Restores it as a start would, and lets go of it again: whether it works here, how long it takes, and by which way. On a cpu the
+ * file is in the page cache afterwards, verified and marked for this node: the next start only maps it. */
+struct snap_admin_restore {
+    struct gpu_device *device;
+    enum restore_way way;
+    const char *node_dir; /* NULL: the default */
+    struct base_trace *trace;
+    bool progress;
+};
+int snap_admin_restore(struct snap_store *store, const char *which, const struct snap_admin_restore *options,
+                       struct schema_snapshot_record *out_record, struct restore_plan *out_plan,
+                       struct base_error *err);
 
 /* What two snapshots have in common: fingerprint, sections, tensors, and how many bytes lie in chunks that both have. */
 int snap_admin_diff(struct snap_store *store, const char *a, const char *b, struct base_json *json,

@@ -24,6 +24,8 @@ enum {
     LINE_MAX_BYTES = 160
 };
 
+#define FADING 0.95 /* of a remembered rate, with each measurement that does not reach it */
+
 struct snap_node {
     int fd;
     bool ours;
@@ -233,7 +235,7 @@ void snap_node_note_rate(const char *dir, dev_t device, enum snap_rate which, do
     if (!rate_path(dir, device, path))
         return;
     snap_node_rates(dir, device, &r);
-    r.bytes_s[which] = r.bytes_s[which] > 0 ? (r.bytes_s[which] + bytes_s) / 2 : bytes_s;
+    r.bytes_s[which] = r.bytes_s[which] * FADING > bytes_s ? r.bytes_s[which] * FADING : bytes_s;
     for (int i = 0; i < SNAP_RATE_N; i++)
         n += (size_t)snprintf(text + n, sizeof(text) - n, "%s %.0f\n", rate_names[i], r.bytes_s[i]);
     /* By rename, and in memory: nothing to sync. Two that do so at once lose one of two measurements. */

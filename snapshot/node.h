@@ -53,7 +53,7 @@ struct snap_rates {
     double bytes_s[SNAP_RATE_N];
 };
 void snap_node_rates(const char *dir, dev_t device, struct snap_rates *out);
-/* Moves the remembered rate half way to what was measured now. */
+/* The best of late is what is remembered: whatever else the machine does makes a measurement lower, nothing makes it higher. */
 void snap_node_note_rate(const char *dir, dev_t device, enum snap_rate which, double bytes_s);
 
 #endif

@@ -27,7 +27,7 @@ enum {
 };
 
 /* A mapped file is worth this factor in speed: it is shared, and there the next time. */
-#define STREAM_WORTH 1.5
+#define STREAM_WORTH 2
 
 static const char *const way_names[] = {
     [RESTORE_AUTO] = "auto", [RESTORE_ATTACH] = "attach", [RESTORE_STREAM] = "stream", [RESTORE_RING] = "ring"};
