@@ -38,6 +38,8 @@ int cli_start_options(struct cli_model_options *o, struct base_trace *trace, str
         .model = o->model,
         .store = o->no_snapshot ? NULL : o->store,
         .redis = o->redis,
+        .cache = o->cache,
+        .cache_bytes = o->cache_bytes,
         .dtype = o->dtype ? o->dtype : "auto",
         .snapshot_key = o->snapshot_key,
         .restore_plan = o->restore_plan,

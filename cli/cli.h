@@ -15,9 +15,9 @@
 #include "snapshot/start.h"
 
 struct cli_model_options {
-    const char *model, *store, *redis, *device, *kernels, *deterministic, *graphs, *dtype, *snapshot_key, *restore_plan,
-        *node_dir;
-    uint64_t n_threads, n_ctx, n_seqs, n_step_tokens, kv_bytes;
+    const char *model, *store, *cache, *redis, *device, *kernels, *deterministic, *graphs, *dtype, *snapshot_key,
+        *restore_plan, *node_dir;
+    uint64_t n_threads, n_ctx, n_seqs, n_step_tokens, kv_bytes, cache_bytes;
     bool no_snapshot, json;
 };
 
@@ -136,13 +136,43 @@ struct cli_model_options {
         "kv-bytes", BASE_OPTION_UINT, &(o)->kv_bytes, "BYTES", "1G", NULL, 0, 0, "Model",                              \
             "Memory for keys and values at most; more sequences fit at once with more.", false                         \
     }
-#define CLI_OPTIONS_SNAPSHOT(o)                                                                                        \
-    {"store",     BASE_OPTION_STRING,                                                                                  \
-     &(o)->store, "DIR",                                                                                               \
-     NULL,        NULL,                                                                                                \
-     0,           0,                                                                                                   \
-     "Snapshot",  "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.",                        \
+#define CLI_OPTIONS_STORE(o)                                                                                           \
+    {"store",                                                                                                          \
+     BASE_OPTION_STRING,                                                                                               \
+     &(o)->store,                                                                                                      \
+     "DIR|s3://BUCKET[/PREFIX]",                                                                                       \
+     NULL,                                                                                                             \
+     NULL,                                                                                                             \
+     0,                                                                                                                \
+     0,                                                                                                                \
+     "Snapshot",                                                                                                       \
+     "Where snapshots live. A bucket is found and opened as the AWS_ variables of the environment say: "               \
+     "AWS_ENDPOINT_URL, AWS_REGION, "                                                                                  \
+     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN. Default: $XDG_CACHE_HOME/rouse, else "              \
+     "~/.cache/rouse.",                                                                                                \
      false},                                                                                                           \
+        {"cache",                                                                                                      \
+         BASE_OPTION_STRING,                                                                                           \
+         &(o)->cache,                                                                                                  \
+         "DIR",                                                                                                        \
+         NULL,                                                                                                         \
+         NULL,                                                                                                         \
+         0,                                                                                                            \
+         0,                                                                                                            \
+         "Snapshot",                                                                                                   \
+         "With a bucket: where this node keeps copies of its snapshots, shared by all processes. Default: "            \
+         "$XDG_CACHE_HOME/rouse, else "                                                                                \
+         "~/.cache/rouse.",                                                                                            \
+         false},                                                                                                       \
+    {                                                                                                                  \
+        "cache-bytes", BASE_OPTION_UINT, &(o)->cache_bytes, "N", "0", NULL, 0, 0, "Snapshot",                          \
+            "Bound of those copies, K, M or G behind it: the least recently used ones that no process reads are "      \
+            "removed for a new one. "                                                                                  \
+            "0: none are, as long as the disk has room.",                                                              \
+            false                                                                                                      \
+    }
+#define CLI_OPTIONS_SNAPSHOT(o)                                                                                        \
+    CLI_OPTIONS_STORE(o),                                                                                              \
         {"redis",                                                                                                      \
          BASE_OPTION_STRING,                                                                                           \
          &(o)->redis,                                                                                                  \

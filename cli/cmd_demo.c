@@ -287,6 +287,16 @@ static int spawn_worker(const struct demo *d, uint32_t n_prompts, const char *lo
         argv[n++] = "--threads";
         argv[n++] = threads;
     }
+    if (model_options.cache) {
+        argv[n++] = "--cache";
+        argv[n++] = model_options.cache;
+    }
+    char cache_bytes[24];
+    if (model_options.cache_bytes) {
+        snprintf(cache_bytes, sizeof cache_bytes, "%" PRIu64, model_options.cache_bytes);
+        argv[n++] = "--cache-bytes";
+        argv[n++] = cache_bytes;
+    }
     if (model_options.redis) {
         argv[n++] = "--redis";
         argv[n++] = model_options.redis;
@@ -428,8 +438,10 @@ static bool has_snapshot(const struct demo *d)
     size_t n;
     const char *last = base_file_name(d->model, &n);
     snprintf(name, sizeof name, "%.*s", (int)n, last);
-    bool found = snap_store_open(model_options.store, NULL, &store, &err) == 0 &&
-                 snap_admin_find(store, name, &record, &err) == 0 && record.state == SCHEMA_SNAPSHOT_READY;
+    const struct snap_start_options open = {
+        .store = model_options.store, .cache = model_options.cache, .cache_bytes = model_options.cache_bytes};
+    bool found = snap_store_open_with(&open, &store, &err) == 0 && snap_admin_find(store, name, &record, &err) == 0 &&
+                 record.state == SCHEMA_SNAPSHOT_READY;
     snap_store_close(store);
     return found;
 }

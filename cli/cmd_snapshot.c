@@ -78,7 +78,7 @@ static int run_verb(const struct snapshot_verb *verb, int n_args, char **args, s
         return verb->run(NULL, n_args, args, err);
     int rc = cli_start_options(&snapshot_options, NULL, &start, err);
     if (rc == 0)
-        rc = snap_store_open(start.store, start.redis, &store, err);
+        rc = snap_store_open_with(&start, &store, err);
     if (rc == 0)
         rc = verb->run(store, n_args, args, err);
     snap_store_close(store);

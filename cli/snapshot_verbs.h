@@ -30,17 +30,7 @@ void snapshot_record_json(const struct schema_snapshot_record *r, struct base_js
 void snapshot_time_text(int64_t unix_ms, char out[32]); /* "-" for 0 */
 
 #define SNAPSHOT_STORE_OPTIONS                                                                                         \
-    {"store",                                                                                                          \
-     BASE_OPTION_STRING,                                                                                               \
-     &snapshot_options.store,                                                                                          \
-     "DIR",                                                                                                            \
-     NULL,                                                                                                             \
-     NULL,                                                                                                             \
-     0,                                                                                                                \
-     0,                                                                                                                \
-     "Snapshot",                                                                                                       \
-     "Where snapshots live. Default: $XDG_CACHE_HOME/rouse, else ~/.cache/rouse.",                                     \
-     false},                                                                                                           \
+    CLI_OPTIONS_STORE(&snapshot_options),                                                                              \
         {"redis",                                                                                                      \
          BASE_OPTION_STRING,                                                                                           \
          &snapshot_options.redis,                                                                                      \

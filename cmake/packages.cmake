@@ -8,6 +8,8 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(MICROHTTPD REQUIRED IMPORTED_TARGET libmicrohttpd)
 pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
+pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl>=7.88)
+pkg_check_modules(EXPAT REQUIRED IMPORTED_TARGET expat)
 # msgpack-c changed its pkg-config name in 6.0, and Debian 13's (6.0.1) names its include directory relative to nothing.
 pkg_search_module(MSGPACK REQUIRED IMPORTED_TARGET msgpack-c msgpackc msgpack)
 find_path(MSGPACK_INCLUDE_DIR msgpack.h HINTS ${MSGPACK_INCLUDE_DIRS} REQUIRED)

@@ -29,6 +29,30 @@ int snap_store_record_of_file(const char *path, const char *file_name, struct sc
     return 0;
 }
 
+int snap_store_record_of_item(struct snap_store *store, const struct snap_store_item *item,
+                              struct schema_snapshot_record *out, struct base_error *err)
+{
+    struct snap_file *f = NULL;
+    int rc = snap_store_open_item(store, item, &f, err);
+    if (rc < 0) {
+        base_fail_in(err, "snapshot %s/%s", item->remote ? store->name : store->dir, item->file);
+        return rc;
+    }
+    snap_file_record(f, item->file, out);
+    snap_file_close(f);
+    return 0;
+}
+
+int snap_store_record_of_id(struct snap_store *store, const char *id, struct schema_snapshot_record *out,
+                            struct base_error *err)
+{
+    char name[SNAP_ID_CHARS + 8];
+    struct snap_store_item item;
+    snprintf(name, sizeof(name), "%.32s.snap", id);
+    snap_store_item_of(store, id, name, &item);
+    return snap_store_record_of_item(store, &item, out, err);
+}
+
 /* ---- list ---- */
 
 struct list {
@@ -60,12 +84,40 @@ static bool is_being_built(const char *path)
     return !free_lock;
 }
 
+static void list_reason(const struct list *l, const struct snap_store_item *item, struct schema_snapshot_record *out)
+{
+    struct schema_snapshot_record known;
+    struct snap_index *index = l->store->indexes[SNAP_STORE_FILES];
+    if (item->state == SCHEMA_SNAPSHOT_QUARANTINED && index->ops->record(index, item->id, &known, NULL) == 0)
+        memcpy(out->reason, known.reason, sizeof(out->reason));
+}
+
+/* The record in the bucket's index says it with one request; the object itself takes two. */
+static void list_describe_remote(const struct list *l, const struct snap_store_item *item,
+                                 struct schema_snapshot_record *out)
+{
+    struct base_error err = {0};
+    struct snap_index *index = l->store->indexes[SNAP_STORE_FILES];
+    if (index->ops->record(index, item->id, out, NULL) < 0 &&
+        snap_store_record_of_item(l->store, item, out, &err) < 0) {
+        const struct stat st = {.st_size = (off_t)item->bytes, .st_mtime = item->modified_ms / 1000};
+        record_unreadable(item, &st, err.text, out);
+        return;
+    }
+    out->state = item->state;
+    snprintf(out->file, sizeof(out->file), "%s", item->file);
+    list_reason(l, item, out);
+}
+
 static bool list_describe(const struct list *l, const struct snap_store_item *item, struct schema_snapshot_record *out)
 {
     struct base_error err = {0};
     struct stat st;
     char path[PATH_MAX];
-    struct snap_index *index = l->store->indexes[SNAP_STORE_FILES];
+    if (item->remote) {
+        list_describe_remote(l, item, out);
+        return true;
+    }
     if (snprintf(path, sizeof(path), "%s/%s", l->store->dir, item->file) >= PATH_MAX || stat(path, &st) < 0)
         return false;
     if (item->state == SCHEMA_SNAPSHOT_BUILDING) {
@@ -76,10 +128,8 @@ static bool list_describe(const struct list *l, const struct snap_store_item *it
         record_unreadable(item, &st, err.text, out);
         return true;
     }
-    struct schema_snapshot_record known;
     out->state = item->state;
-    if (item->state == SCHEMA_SNAPSHOT_QUARANTINED && index->ops->record(index, item->id, &known, NULL) == 0)
-        memcpy(out->reason, known.reason, sizeof(out->reason));
+    list_reason(l, item, out);
     return true;
 }
 
@@ -115,7 +165,7 @@ int snap_admin_list(struct snap_store *store, struct schema_snapshot_record **ou
     struct list l = {.store = store};
     int rc = snap_store_each(store, list_visit, &l, err);
     if (rc == 0 && l.failed)
-        rc = base_fail(err, ERR_NOMEM, "list store %s: out of memory", store->dir);
+        rc = base_fail(err, ERR_NOMEM, "list store %s: out of memory", store->name);
     if (rc < 0) {
         free(l.records);
         return rc;
@@ -181,7 +231,7 @@ static int find_in(const struct snap_store *store, const struct schema_snapshot_
             return base_fail(err, ERR_USAGE, "'%s' is the beginning of more than one id", which);
     }
     if (!r)
-        return base_fail(err, ERR_NOTFOUND, "no snapshot in %s has the id or name '%.120s'", store->dir, which);
+        return base_fail(err, ERR_NOTFOUND, "no snapshot in %s has the id or name '%.120s'", store->name, which);
     *out = *r;
     return 0;
 }
@@ -206,7 +256,7 @@ static int find_version(struct snap_store *store, const struct schema_snapshot_r
     const struct schema_snapshot_record *r = v ? find_best(records, n, match_model, v->model_digest) : NULL;
     if (!r)
         return base_fail(err, ERR_NOTFOUND, v ? "no snapshot of '%.170s' is in %s" : "no version '%.170s' in %s", which,
-                         store->dir);
+                         store->name);
     *out = *r;
     return 0;
 }
@@ -232,6 +282,19 @@ int snap_store_resolve(struct snap_store *store, const char *which, struct schem
                                 : find_in(store, records, n, which, out, err);
     free(records);
     return rc < 0 ? rc : base_file_join(path, PATH_MAX, store->dir, out->file, err);
+}
+
+int snap_store_resolve_here(struct snap_store *store, const char *which, struct schema_snapshot_record *out,
+                            char path[PATH_MAX], struct base_error *err)
+{
+    int fd = -1, rc = snap_store_resolve(store, which, out, path, err);
+    bool fresh;
+    if (rc < 0 || !store->s3 || is_path(which) || base_file_exists(path))
+        return rc;
+    rc = snap_store_bring(store, out->id, true, &fd, &fresh, err);
+    if (fd >= 0)
+        close(fd);
+    return rc < 0 ? rc : snap_store_path(store, out->id, path, err);
 }
 
 int snap_admin_find(struct snap_store *store, const char *which, struct schema_snapshot_record *out_record,

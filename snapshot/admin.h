@@ -13,9 +13,13 @@
 #include "snapshot/restore_plan.h"
 #include "snapshot/start.h"
 
-struct snap_store; /* a store directory with its index */
+struct snap_store; /* a store with its index */
 
-int snap_store_open(const char *dir, const char *redis, struct snap_store **out_store, struct base_error *err);
+/* store: a directory, or s3://BUCKET[/PREFIX] (snapshot/s3_client.h says how that is configured). */
+int snap_store_open(const char *store, const char *redis, struct snap_store **out_store, struct base_error *err);
+/* With the cache as the options say. */
+int snap_store_open_with(const struct snap_start_options *options, struct snap_store **out_store,
+                         struct base_error *err);
 void snap_store_close(struct snap_store *store);
 
 /* Builds the snapshot that `options` describes unless it is there, and sees to it that its model is a version of the name. */

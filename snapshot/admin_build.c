@@ -8,15 +8,6 @@
 #include "snapshot/snap_lookup.h"
 #include "snapshot/snap_store.h"
 
-static int record_of_id(const struct snap_store *store, const char *id, struct schema_snapshot_record *out,
-                        struct base_error *err)
-{
-    char path[PATH_MAX], name[SNAP_ID_CHARS + 8];
-    int rc = snap_store_path(store, id, path, err);
-    snprintf(name, sizeof(name), "%s.snap", id);
-    return rc < 0 ? rc : snap_store_record_of_file(path, name, out, err);
-}
-
 struct build {
     struct gpu_device *device;
     const struct snap_start_options *options;
@@ -30,7 +21,8 @@ struct build {
 /* 1: it is there (a broken one counts as missing: the new one replaces it). */
 static int build_is_there(struct build *b, const char *id, struct schema_snapshot_record *out_record)
 {
-    return !b->how->force && snap_store_has(b->store, id) && record_of_id(b->store, id, out_record, NULL) == 0;
+    return !b->how->force && snap_store_has(b->store, id) &&
+           snap_store_record_of_id(b->store, id, out_record, NULL) == 0;
 }
 
 static struct snap_version version_of(const struct build *b, int64_t created_ms)
@@ -118,7 +110,7 @@ int snap_admin_build(struct gpu_device *device, const struct snap_start_options 
         rc = snap_request_init(&b.request, device, options, err);
     if (rc == 0) {
         snprintf(b.request.word, sizeof(b.request.word), "%s", how->word ? how->word : "");
-        rc = snap_store_open(options->store, options->redis, &b.store, err);
+        rc = snap_store_open_with(options, &b.store, err);
     }
     if (rc == 0)
         rc = build_run(&b, &built.record, &built.built, err);

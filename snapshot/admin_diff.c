@@ -24,7 +24,7 @@ static int side_open(struct snap_store *store, const char *which, struct side *s
     struct schema_snapshot_record record;
     char path[PATH_MAX];
     uint8_t *plan = NULL;
-    int rc = snap_store_resolve(store, which, &record, path, err);
+    int rc = snap_store_resolve_here(store, which, &record, path, err);
     if (rc < 0)
         return rc;
     rc = snap_file_open(path, &s->file, err);

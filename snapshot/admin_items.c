@@ -96,7 +96,7 @@ int snap_admin_items(struct snap_store *store, struct snap_admin_item **out_item
         rc = snap_names_each(store, names_visit, &names, &n_unreadable, err);
     struct snap_admin_item *items = rc == 0 ? calloc(n ? n : 1, sizeof(*items)) : NULL;
     if (rc == 0 && (!items || names.failed))
-        rc = base_fail(err, ERR_NOMEM, "list store %s: out of memory", store->dir);
+        rc = base_fail(err, ERR_NOMEM, "list store %s: out of memory", store->name);
     for (size_t i = 0; rc == 0 && i < n; i++) {
         items[i].record = records[i];
         items[i].names_known = n_unreadable == 0;

@@ -18,9 +18,7 @@ static bool tally_visit(void *context, const struct snap_store_item *item)
 {
     struct tally *t = context;
     struct snap_file *f = NULL;
-    char path[PATH_MAX];
-    if (item->state != SCHEMA_SNAPSHOT_READY || snap_store_path(t->store, item->id, path, NULL) < 0 ||
-        snap_file_open(path, &f, NULL) < 0)
+    if (item->state != SCHEMA_SNAPSHOT_READY || snap_store_open_item(t->store, item, &f, NULL) < 0)
         return true;
     t->n += strcmp(f->manifest.fingerprint.value[SNAP_FP_MODEL], t->model_digest) == 0;
     snap_file_close(f);
@@ -48,7 +46,7 @@ static int check_has_snapshot(struct snap_store *store, const char *name, const 
     if (rc == 0 && n == 0)
         rc = base_fail(err, ERR_NOTFOUND,
                        "no snapshot of '%s@%s' is in %s: workers would find nothing; build it first, or --force", name,
-                       version, store->dir);
+                       version, store->name);
     return rc;
 }
 

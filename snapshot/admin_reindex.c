@@ -68,12 +68,11 @@ static void reindex_record(struct reindex *r, const struct schema_snapshot_recor
     struct snap_file *f = NULL;
     struct schema_snapshot_record own;
     struct base_error err = {0};
-    char path[PATH_MAX];
+    struct snap_store_item item;
     if (record->state != SCHEMA_SNAPSHOT_READY)
         return;
-    int rc = base_file_join(path, sizeof(path), r->store->dir, record->file, &err);
-    if (rc == 0)
-        rc = snap_file_open(path, &f, &err);
+    snap_store_item_of(r->store, record->id, record->file, &item);
+    int rc = snap_store_open_item(r->store, &item, &f, &err);
     if (rc == 0 && strcmp(f->manifest.id, record->id) != 0)
         rc = base_fail(&err, ERR_CORRUPT, "it says that it is %s", f->manifest.id);
     if (rc == 0) {
@@ -81,7 +80,7 @@ static void reindex_record(struct reindex *r, const struct schema_snapshot_recor
         reindex_file(r, f, &own);
     } else {
         r->sum.n_unreadable++;
-        base_log_warn("snapshot not readable, left out of the index", LOG_STR("path", path),
+        base_log_warn("snapshot not readable, left out of the index", LOG_STR("path", record->file),
                       LOG_STR("error", err.text));
     }
     snap_file_close(f);

@@ -47,6 +47,13 @@ static bool forget_visit(void *context, const struct snap_name *name)
     return true;
 }
 
+static void forget_file(struct snap_store *store, const struct snap_file *f)
+{
+    struct forget forget = {store, &f->manifest};
+    forget_under(store, &f->manifest, f->manifest.name);
+    snap_names_each(store, forget_visit, &forget, NULL, NULL);
+}
+
 void snap_collect_forget(struct snap_store *store, const char *id, const char *path)
 {
     struct snap_file *f = NULL;
@@ -54,9 +61,7 @@ void snap_collect_forget(struct snap_store *store, const char *id, const char *p
         snap_store_drop(store, id, NULL);
         return;
     }
-    struct forget forget = {store, &f->manifest};
-    forget_under(store, &f->manifest, f->manifest.name);
-    snap_names_each(store, forget_visit, &forget, NULL, NULL);
+    forget_file(store, f);
     snap_file_close(f);
 }
 
@@ -169,6 +174,25 @@ static int check_removable(struct snap_store *store, const struct schema_snapsho
     return rc;
 }
 
+/* Who reads a copy on another node keeps it; who fetches the object now fails, and loads cold. */
+static int remove_from_bucket(struct snap_store *store, const struct schema_snapshot_record *r, struct base_error *err)
+{
+    struct snap_store_item item;
+    struct snap_file *f = NULL;
+    snap_store_item_of(store, r->id, r->file, &item);
+    item.state = r->state;
+    if (snap_store_open_item(store, &item, &f, NULL) < 0) {
+        snap_store_drop(store, r->id, NULL);
+    } else {
+        forget_file(store, f);
+        snap_file_close(f);
+    }
+    int rc = snap_store_remove(store, &item, err);
+    if (rc == 0)
+        snap_use_forget(store, r->id);
+    return rc;
+}
+
 int snap_admin_remove(struct snap_store *store, const char *which, bool force,
                       struct schema_snapshot_record *out_record, struct base_error *err)
 {
@@ -186,7 +210,9 @@ int snap_admin_remove(struct snap_store *store, const char *which, bool force,
         rc = check_removable(store, &record, err);
     if (rc < 0)
         return rc;
-    if (ready && !force) {
+    if (store->s3) {
+        rc = remove_from_bucket(store, &record, err);
+    } else if (ready && !force) {
         rc = snap_collect_remove(store, record.id, path, NULL, NULL, err);
     } else {
         if (ready || !snap_store_has(store, record.id))

@@ -285,7 +285,7 @@ int snap_admin_show(struct snap_store *store, const char *which, const struct gp
 {
     struct shown s = {.device = device};
     char path[PATH_MAX];
-    int rc = snap_store_resolve(store, which, &s.record, path, err);
+    int rc = snap_store_resolve_here(store, which, &s.record, path, err);
     if (rc < 0)
         return rc;
     rc = snap_file_open(path, &s.file, err);

@@ -44,7 +44,7 @@ static int open_which(struct snap_store *store, const char *which, char path[PAT
                       struct base_error *err)
 {
     struct schema_snapshot_record record;
-    int rc = snap_store_resolve(store, which, &record, path, err);
+    int rc = snap_store_resolve_here(store, which, &record, path, err);
     if (rc < 0)
         return rc;
     rc = snap_file_open(path, out_file, err);

@@ -311,6 +311,12 @@ int snap_collect_run(struct snap_store *store, const struct snap_collect *how,
     static const char *const prefixes[] = {"index/models/", "index/records/", "index/files/", "used/"};
     struct collection c = {
         .store = store, .how = how, .visit = visit, .context = context, .now_ms = base_clock_unix_ms()};
+    if (store->s3)
+        return base_fail(
+            err, ERR_USAGE,
+            "%s: a bucket is not collected yet: remove single snapshots with `rouse snapshot rm`; copies on a "
+            "node are bounded by --cache-bytes",
+            store->name);
     int lock = lock_collection(store, err);
     if (lock < 0)
         return lock;

@@ -23,7 +23,7 @@ static int record_read(struct snap_store *store, const char *name, struct snap_n
         if (rc == 0 && strcmp(out->name, name) != 0)
             rc = base_fail(err, ERR_INPUT, "it is of '%s'", out->name);
         if (rc < 0)
-            base_fail_in(err, "%s in %s", key, store->dir);
+            base_fail_in(err, "%s in %s", key, store->name);
     }
     base_buffer_done(&bytes);
     return rc;
@@ -36,7 +36,7 @@ int snap_names_read(struct snap_store *store, const char *name, struct snap_name
     if (rc == 0)
         rc = record_read(store, name, &known, NULL, err);
     if (rc == 0 && known.n_versions == 0)
-        rc = base_fail(err, ERR_NOTFOUND, "no name '%s' in %s", name, store->dir);
+        rc = base_fail(err, ERR_NOTFOUND, "no name '%s' in %s", name, store->name);
     if (rc == 0)
         *out = known;
     return rc;
@@ -59,7 +59,7 @@ int snap_names_get(struct snap_store *store, const char *name, struct snap_name 
     if (rc == 0 && known.n_versions == 0)
         rc = ERR_NOTFOUND;
     if (rc == ERR_NOTFOUND)
-        return base_fail(err, ERR_NOTFOUND, "no name '%s' in %s", name, store->dir);
+        return base_fail(err, ERR_NOTFOUND, "no name '%s' in %s", name, store->name);
     if (rc < 0)
         return base_fail(err, rc, "%s", why.text);
     *out = known;
@@ -99,7 +99,7 @@ int snap_names_each(struct snap_store *store, bool (*visit)(void *context, const
     base_buffer_init(&keys.text, 16 << 20);
     int rc = store->objects->ops->list(store->objects, "names/", keys_visit, &keys, err);
     if (rc == 0 && keys.text.failed)
-        rc = base_fail(err, keys.text.failed, "names in %s: no room for their list", store->dir);
+        rc = base_fail(err, keys.text.failed, "names in %s: no room for their list", store->name);
     for (char *key = (char *)keys.text.data, *end; rc == 0 && go_on && key && *key; key = end + 1) {
         struct snap_name name;
         struct base_error why = {0};
@@ -149,7 +149,7 @@ static int change_once(struct snap_store *store, const char *name, bool make, sn
         strcpy(now.name, name); /* checked: it fits */
     else if (rc == ERR_NOTFOUND || (rc == 0 && !make && now.n_versions == 0))
         return base_fail(err, ERR_NOTFOUND, "no name '%s' in %s; rouse snapshot ls shows what there is", name,
-                         store->dir);
+                         store->name);
     else if (rc < 0)
         return base_fail(err, rc, "%s", why.text);
     int changed = step(&now, context, err);

@@ -200,6 +200,7 @@ static int write_and_publish(struct snap_build *b, struct build_job *job, char o
     if (rc < 0)
         return rc;
     job->file = &file;
+    file.progress = b->progress;
     rc = write_file(b, job, out_digest, err);
     if (rc == 0)
         rc = snap_store_build_sync(&file, err);

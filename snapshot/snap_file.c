@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -138,6 +139,7 @@ static int open_fd(struct snap_file *f, uint64_t *out_bytes, struct base_error *
         return base_fail_errno(err, "open %s", f->path);
     if (!S_ISREG(st.st_mode))
         return base_fail(err, ERR_CORRUPT, "not a regular file");
+    (void)flock(f->fd, LOCK_SH | LOCK_NB); /* the node's cache gives up only what nobody reads */
     f->device = st.st_dev;
     f->inode = st.st_ino;
     f->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
@@ -242,6 +244,18 @@ void snap_file_close(struct snap_file *f)
     free(f->hashes);
     free(f->path);
     free(f);
+}
+
+int snap_file_check(const char *path, struct base_error *err)
+{
+    struct snap_file *f = NULL;
+    void *memory = aligned_alloc(SNAP_PAGE_BYTES, SNAP_CHUNK_BYTES);
+    int rc = memory ? snap_file_open(path, &f, err) : base_fail(err, ERR_NOMEM, "check %s: out of memory", path);
+    for (uint32_t i = 0; rc == 0 && i < f->layout.n_chunks; i++)
+        rc = snap_file_read_chunk(f, i, memory, err);
+    snap_file_close(f);
+    free(memory);
+    return rc;
 }
 
 void snap_file_record(const struct snap_file *f, const char *file_name, struct schema_snapshot_record *out_record)

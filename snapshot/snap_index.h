@@ -1,5 +1,5 @@
-/* snap_index - how a name or a directory leads to a snapshot. Two kinds behind one interface: Redis and files in the
- * store.
+/* snap_index - how a name or a directory leads to a snapshot. Two kinds behind one interface: Redis, and objects in
+ * the store.
  *
  * An index is a hint, never the truth: that a snapshot exists is decided by its file, what it is by the file's
  * manifest. So an index may be empty, stale or wrong; the next in line is asked then, and the store's files are the
@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "schemas/snapshot_record.h"
 #include "snapshot/names.h"
+#include "snapshot/objects.h"
 #include "snapshot/snap_digest.h"
 #include "snapshot/snap_redis.h"
 
@@ -73,13 +74,13 @@ struct snap_index_ops {
 
 struct snap_index {
     const struct snap_index_ops *ops;
-    const char *kind; /* "redis", "files": for messages */
+    const char *kind; /* "redis", "files" (objects of the store): for messages */
     bool said;        /* its failure was logged */
     bool away;        /* set by find: nobody answered */
 };
 
-/* <store>/index, made when something is first written. */
-int snap_index_file_open(const char *store_dir, struct snap_index **out_index, struct base_error *err);
+/* Objects of the store below "index/". Borrows them. */
+int snap_index_objects_open(struct snap_objects *objects, struct snap_index **out_index, struct base_error *err);
 /* Borrows the connection. */
 int snap_index_redis_open(struct snap_redis *redis, struct snap_index **out_index, struct base_error *err);
 

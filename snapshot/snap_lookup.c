@@ -172,9 +172,7 @@ static bool scan_visit(void *context, const struct snap_store_item *item)
 {
     struct scan *s = context;
     struct snap_file *f = NULL;
-    char path[PATH_MAX];
-    if (item->state != SCHEMA_SNAPSHOT_READY || snap_store_path(s->store, item->id, path, NULL) < 0 ||
-        snap_file_open(path, &f, NULL) < 0)
+    if (item->state != SCHEMA_SNAPSHOT_READY || snap_store_open_item(s->store, item, &f, NULL) < 0)
         return true;
     const struct snap_manifest *m = &f->manifest;
     bool device = m->kind == SNAP_KIND_DEVICE;
@@ -340,17 +338,17 @@ int snap_look_up_failed(const struct snap_store *store, const struct snap_reques
             "version '%s' of '%s' was quarantined: %.100s; build it again, or `rouse snapshot rollback %s`",
             found->version, r->name, found->reason, r->name);
     if (found->reason[0])
-        return base_fail(err, ERR_NOTFOUND, "no snapshot in %s answers to '%s%s%s'; it was quarantined: %s", store->dir,
-                         r->name, at, r->version, found->reason);
+        return base_fail(err, ERR_NOTFOUND, "no snapshot in %s answers to '%s%s%s'; it was quarantined: %s",
+                         store->name, r->name, at, r->version, found->reason);
     if (r->version[0] && r->known.n_versions > 0 && !snap_name_find(&r->known, r->version))
         return base_fail(err, ERR_NOTFOUND, "'%s' has no version '%s' (newest: '%s')", r->name, r->version,
                          r->known.versions[r->known.n_versions - 1].version);
     if (r->version[0] && r->known.n_versions == 0)
-        return base_fail(err, ERR_NOTFOUND, "no name '%s' in %s has versions", r->name, store->dir);
+        return base_fail(err, ERR_NOTFOUND, "no name '%s' in %s has versions", r->name, store->name);
     if (found->version[0])
         return base_fail(err, ERR_NOTFOUND, "version '%s' of '%s' has no snapshot for this worker (%s, %s) in %s",
-                         found->version, r->name, r->wanted.value[SNAP_FP_ARCH], r->dtype, store->dir);
-    return base_fail(err, ERR_NOTFOUND, "no snapshot in %s answers to '%s%s%s'", store->dir, r->name, at, r->version);
+                         found->version, r->name, r->wanted.value[SNAP_FP_ARCH], r->dtype, store->name);
+    return base_fail(err, ERR_NOTFOUND, "no snapshot in %s answers to '%s%s%s'", store->name, r->name, at, r->version);
 }
 
 void snap_look_up_version(struct snap_store *store, const struct snap_request *request, const char *model_digest,

@@ -17,6 +17,10 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "snapshot/events.h"
+#include "snapshot/node_cache.h"
+#include "snapshot/objects_s3.h"
+#include "snapshot/s3_upload.h"
+#include "snapshot/snap_bucket.h"
 
 #define SUFFIX             ".snap"
 #define SUFFIX_QUARANTINED ".quarantined.snap"
@@ -28,28 +32,73 @@ enum {
     STALE_TEMPORARY_S = 3600
 };
 
-int snap_store_open(const char *dir, const char *redis, struct snap_store **out_store, struct base_error *err)
+/* Where copies go when nobody says. */
+static int default_cache(char out[PATH_MAX], struct base_error *err)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (cache && cache[0] == '/')
+        n = snprintf(out, PATH_MAX, "%s/rouse", cache);
+    else if (home && home[0] == '/')
+        n = snprintf(out, PATH_MAX, "%s/.cache/rouse", home);
+    return n > 0 && n < PATH_MAX
+               ? 0
+               : base_fail(err, ERR_USAGE, "no place for copies of snapshots: give --cache DIR, or set HOME");
+}
+
+static int open_dir(struct snap_store *s, const char *dir, struct base_error *err)
+{
+    s->dir = strdup(dir);
+    s->name = strdup(dir);
+    if (!s->dir || !s->name)
+        return base_fail(err, ERR_NOMEM, "store %s: out of memory", dir);
+    return snap_objects_dir_open(dir, &s->objects, err);
+}
+
+static int open_bucket(struct snap_store *s, const struct snap_start_options *o, struct base_error *err)
+{
+    char cache[PATH_MAX];
+    int rc = s3_client_open(o->store, &s->s3, err);
+    if (rc == 0 && !(o->cache && o->cache[0]))
+        rc = default_cache(cache, err);
+    if (rc < 0)
+        return rc;
+    s->dir = strdup(o->cache && o->cache[0] ? o->cache : cache);
+    s->name = strdup(s3_client_url(s->s3));
+    s->cache_bytes = o->cache_bytes;
+    if (!s->dir || !s->name)
+        return base_fail(err, ERR_NOMEM, "store %s: out of memory", o->store);
+    return snap_objects_s3_open(s->s3, &s->objects, err);
+}
+
+int snap_store_open_with(const struct snap_start_options *options, struct snap_store **out_store,
+                         struct base_error *err)
 {
     struct snap_store *s = calloc(1, sizeof(*s));
-    if (!s || !(s->dir = strdup(dir))) {
-        free(s);
-        return base_fail(err, ERR_NOMEM, "store %s: out of memory", dir);
-    }
-    int rc = redis && redis[0] ? snap_redis_open(redis, &s->redis, err) : 0;
+    bool bucket = strncmp(options->store, "s3://", 5) == 0;
+    if (!s)
+        return base_fail(err, ERR_NOMEM, "store %s: out of memory", options->store);
+    int rc = options->redis && options->redis[0] ? snap_redis_open(options->redis, &s->redis, err) : 0;
     if (rc == 0)
-        rc = base_file_make_dirs(dir, err);
+        rc = bucket ? open_bucket(s, options, err) : open_dir(s, options->store, err);
+    if (rc == 0)
+        rc = base_file_make_dirs(s->dir, err);
     if (rc == 0 && s->redis)
         rc = snap_index_redis_open(s->redis, &s->indexes[SNAP_STORE_REDIS], err);
     if (rc == 0)
-        rc = snap_index_file_open(dir, &s->indexes[SNAP_STORE_FILES], err);
-    if (rc == 0)
-        rc = snap_objects_dir_open(dir, &s->objects, err);
+        rc = snap_index_objects_open(s->objects, &s->indexes[SNAP_STORE_FILES], err);
     if (rc < 0) {
         snap_store_close(s);
         return rc;
     }
     *out_store = s;
     return 0;
+}
+
+int snap_store_open(const char *store, const char *redis, struct snap_store **out_store, struct base_error *err)
+{
+    const struct snap_start_options options = {.store = store, .redis = redis};
+    return snap_store_open_with(&options, out_store, err);
 }
 
 void snap_store_close(struct snap_store *store)
@@ -62,8 +111,10 @@ void snap_store_close(struct snap_store *store)
     }
     if (store->objects)
         store->objects->ops->close(store->objects);
+    s3_client_close(store->s3);
     snap_redis_close(store->redis);
     free(store->dir);
+    free(store->name);
     free(store);
 }
 
@@ -82,7 +133,12 @@ int snap_store_path(const struct snap_store *store, const char *id, char out[PAT
 bool snap_store_has(const struct snap_store *store, const char *id)
 {
     char path[PATH_MAX];
-    return snap_is_hex(id, SNAP_ID_CHARS) && snap_store_path(store, id, path, NULL) == 0 && base_file_exists(path);
+    if (!snap_is_hex(id, SNAP_ID_CHARS) || snap_store_path(store, id, path, NULL) < 0)
+        return false;
+    if (!store->s3)
+        return base_file_exists(path);
+    /* What lies in the cache's directory without being a copy is another store's: the bucket may not have it. */
+    return (node_cache_is_copy(store->dir, id) && base_file_exists(path)) || snap_bucket_has(store, id);
 }
 
 /* ---- the indexes ---- */
@@ -159,6 +215,10 @@ static int building_create(struct snap_store *store, const char *id, struct snap
 int snap_store_build_begin(struct snap_store *store, const char *id, struct snap_building *out_b,
                            struct base_error *err)
 {
+    out_b->store = store;
+    out_b->progress = false;
+    out_b->upload = NULL;
+    snprintf(out_b->id, sizeof(out_b->id), "%.32s", id);
     /* Between our open and our flock a cleaner may take the new file for a dead builder's and remove it: then it has no
      * name any more, and the next one is tried. */
     for (int attempt = 0; attempt < 8; attempt++) {
@@ -178,6 +238,8 @@ int snap_store_build_begin(struct snap_store *store, const char *id, struct snap
 
 void snap_store_build_abort(struct snap_building *b)
 {
+    s3_upload_abort(b->upload);
+    b->upload = NULL;
     unlink(b->path);
     close(b->fd);
     b->fd = -1;
@@ -185,13 +247,17 @@ void snap_store_build_abort(struct snap_building *b)
 
 int snap_store_build_sync(struct snap_building *b, struct base_error *err)
 {
-    return fsync(b->fd) < 0 ? base_fail_errno(err, "sync %s", b->path) : 0;
+    if (fsync(b->fd) < 0)
+        return base_fail_errno(err, "sync %s", b->path);
+    return b->store->s3 ? snap_bucket_send(b, err) : 0;
 }
 
 int snap_store_build_publish(struct snap_store *store, const char *id, struct snap_building *b, struct base_error *err)
 {
     char path[PATH_MAX];
     int rc = snap_store_path(store, id, path, err);
+    if (rc == 0 && store->s3)
+        rc = snap_bucket_publish(b, err);
     if (rc == 0 && rename(b->path, path) < 0)
         rc = base_fail_errno(err, "rename %s to %s", b->path, path);
     if (rc < 0) {
@@ -200,12 +266,16 @@ int snap_store_build_publish(struct snap_store *store, const char *id, struct sn
     }
     close(b->fd);
     b->fd = -1;
+    if (store->s3) {
+        node_cache_use(store->dir, id);
+        node_cache_make_room(store->dir, store->cache_bytes, 0, "");
+    }
     return base_file_fsync_parent(path, err);
 }
 
 /* ---- quarantine ---- */
 
-static void record_quarantine(struct snap_store *store, const char *id, const char *reason)
+void snap_store_record_quarantine(struct snap_store *store, const char *id, const char *reason)
 {
     struct schema_snapshot_record r;
     struct snap_index *files = store->indexes[SNAP_STORE_FILES];
@@ -236,7 +306,8 @@ bool snap_store_quarantine(struct snap_store *store, const char *id, dev_t devic
     }
     base_file_fsync_parent(path, NULL);
     base_log_warn("snapshot quarantined", LOG_STR("id", id), LOG_STR("path", aside), LOG_STR("reason", reason));
-    record_quarantine(store, id, reason);
+    if (!store->s3) /* a copy at fault says nothing of the bucket's object */
+        snap_store_record_quarantine(store, id, reason);
     snap_event_tell(store, &(struct snap_event){.what = "quarantined", .id = id, .reason = reason});
     return true;
 }
@@ -246,6 +317,10 @@ void snap_store_quarantine_reason(struct snap_store *store, const char *id, char
     struct schema_snapshot_record r;
     struct snap_index *files = store->indexes[SNAP_STORE_FILES];
     char aside[PATH_MAX];
+    if (store->s3) {
+        snap_bucket_quarantine_reason(store, id, out_reason);
+        return;
+    }
     if (store_join(store, aside, NULL, id, SUFFIX_QUARANTINED) < 0 || !base_file_exists(aside))
         return;
     bool known = files->ops->record(files, id, &r, NULL) == 0 && r.state == SCHEMA_SNAPSHOT_QUARANTINED && r.reason[0];
@@ -281,15 +356,16 @@ static bool item_of(const char *name, struct snap_store_item *out)
     return snap_is_hex(out->id, SNAP_ID_CHARS);
 }
 
-int snap_store_each(struct snap_store *store, bool (*visit)(void *context, const struct snap_store_item *item),
-                    void *context, struct base_error *err)
+/* Those of the directory. */
+static int each_file(struct snap_store *store, bool (*visit)(void *context, const struct snap_store_item *item),
+                     void *context, struct base_error *err)
 {
     DIR *d = opendir(store->dir);
     if (!d && errno == ENOENT)
         return 0;
     if (!d)
         return base_fail_errno(err, "list store %s", store->dir);
-    struct snap_store_item item;
+    struct snap_store_item item = {.file = NULL};
     bool go_on = true;
     for (struct dirent *e; go_on && (e = readdir(d));) {
         if (item_of(e->d_name, &item))
@@ -297,6 +373,12 @@ int snap_store_each(struct snap_store *store, bool (*visit)(void *context, const
     }
     closedir(d);
     return 0;
+}
+
+int snap_store_each(struct snap_store *store, bool (*visit)(void *context, const struct snap_store_item *item),
+                    void *context, struct base_error *err)
+{
+    return store->s3 ? snap_bucket_each(store, each_file, visit, context, err) : each_file(store, visit, context, err);
 }
 
 /* ---- leftovers ---- */
@@ -359,7 +441,11 @@ void snap_store_clean(struct snap_store *store, bool dry_run,
     static const char *const folders[] = {"index/models", "index/files", "index/records", "names", "used"};
     struct cleaning c = {store, dry_run, seen, context};
     char dir[PATH_MAX];
-    snap_store_each(store, clean_building, &c, NULL);
+    each_file(store, clean_building, &c, NULL);
+    if (store->s3 && !dry_run)
+        snap_bucket_clean(store);
+    if (store->s3)
+        return;
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
         if (snprintf(dir, sizeof(dir), "%s/%s", store->dir, folders[i]) < PATH_MAX)
             clean_temporaries(&c, dir);

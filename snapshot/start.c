@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "snapshot/snap_build.h"
@@ -137,10 +138,8 @@ static void start_take_restored(struct start *s, struct snap_restored *r)
     base_trace_note(s->options->trace, "snapshot", m->snapshot_id);
 }
 
-/* One snapshot, tried. untold: the indexes that hear of it when it works. */
-static int start_restore(struct start *s, const char *id, unsigned untold)
+static int start_read(struct start *s, const char *path, const char *id, struct snap_restored *out)
 {
-    char path[PATH_MAX];
     const struct snap_restore restore = {.device = s->device,
                                          .path = path,
                                          .id = id,
@@ -151,19 +150,59 @@ static int start_restore(struct start *s, const char *id, unsigned untold)
                                          .kv_bytes_max = s->options->kv_bytes_max,
                                          .trace = s->options->trace,
                                          .progress = s->options->progress};
-    struct snap_restored restored = {.gpu = NULL};
+    return snap_restore_read(&restore, out, &s->why);
+}
+
+/* A copy that was just fetched, chunk by chunk checked, and does not restore: what it says is wrong, unless the disk lost it since. */
+static void start_blame_object(struct start *s, const char *id)
+{
+    char aside[PATH_MAX];
+    int n = snprintf(aside, sizeof(aside), "%s/%s.quarantined.snap", s->store->dir, id);
+    if (n > 0 && n < PATH_MAX && snap_file_check(aside, NULL) == 0)
+        snap_store_quarantine_object(s->store, id, s->why.text);
+}
+
+/* One snapshot, tried. *out_again: it was an older copy of a bucket's object, which is set aside now. */
+static int start_try(struct start *s, const char *id, struct snap_restored *out, bool *out_again)
+{
+    char path[PATH_MAX];
     struct stat st = {.st_ino = 0}; /* which file is judged, should it be replaced meanwhile */
-    int rc = snap_store_path(s->store, id, path, &s->why);
+    int fd = -1, rc = snap_store_path(s->store, id, path, &s->why);
+    bool fresh = false;
+    *out_again = false;
     if (rc < 0)
         return rc;
+    base_trace_begin(s->options->trace, BASE_TRACE_RESTORE);
+    rc = snap_store_bring(s->store, id, s->options->progress, &fd, &fresh, &s->why);
+    if (rc == ERR_CORRUPT)
+        snap_store_quarantine_object(s->store, id, s->why.text);
     (void)!stat(path, &st);
-    start_use(s, id);
-    rc = snap_restore_read(&restore, &restored, &s->why);
-    if (rc < 0) {
-        start_use(s, NULL);
-        start_blame(s, id, path, &st);
-        return rc;
+    if (rc == 0) {
+        start_use(s, id);
+        rc = start_read(s, path, id, out);
+        if (rc < 0)
+            start_use(s, NULL);
     }
+    if (rc < 0)
+        start_blame(s, id, path, &st);
+    if (fd >= 0)
+        close(fd);
+    *out_again = rc == ERR_CORRUPT && fd >= 0 && !fresh;
+    if (rc == ERR_CORRUPT && fd >= 0 && fresh)
+        start_blame_object(s, id);
+    return rc;
+}
+
+/* untold: the indexes that hear of it when it works. */
+static int start_restore(struct start *s, const char *id, unsigned untold)
+{
+    struct snap_restored restored = {.gpu = NULL};
+    bool again = false;
+    int rc = start_try(s, id, &restored, &again);
+    if (again) /* the next location: the bucket */
+        rc = start_try(s, id, &restored, &again);
+    if (rc < 0)
+        return rc;
     if (untold)
         snap_look_up_tell(s->store, &s->request, &restored.manifest, &restored.record, NULL, untold);
     start_take_restored(s, &restored);
@@ -248,7 +287,7 @@ static int start_open_store(struct start *s, struct base_error *err)
         return 0;
     if (!s->options->store)
         return base_fail(err, ERR_USAGE, "no store for snapshots is given");
-    int rc = snap_store_open(s->options->store, s->options->redis, &s->store, &why);
+    int rc = snap_store_open_with(s->options, &s->store, &why);
     if (rc == ERR_USAGE || rc == ERR_NOMEM)
         return base_fail(err, rc, "%s", why.text);
     if (rc < 0)

@@ -24,12 +24,15 @@ enum snap_build_policy {
 };
 
 struct snap_start_options {
-    const char *model; /* NAME[@VERSION] or DIR */
-    const char *store; /* directory; made when missing. NULL only with SNAP_BUILD_NEVER */
-    const char *redis; /* redis://[user:password@]host[:port][/db], no rediss:// yet; NULL: the file index alone */
-    const char *dtype; /* "f32", "f16", "bf16", or "auto": as the model's files are */
-    const char *restore_plan; /* "attach", "stream", "ring": the way that weights take, instead of the best; NULL: "auto" */
-    const char *node_dir;     /* node.h; NULL: /dev/shm/rouse-UID */
+    const char *model;    /* NAME[@VERSION] or DIR */
+    const char *store;    /* directory, made when missing, or s3://BUCKET[/PREFIX]. NULL only with SNAP_BUILD_NEVER */
+    const char *cache;    /* directory of a bucket's copies; NULL: $XDG_CACHE_HOME/rouse or ~/.cache/rouse */
+    uint64_t cache_bytes; /* bound of all copies there; 0: what the disk holds */
+    const char *redis;    /* redis://[user:password@]host[:port][/db], no rediss:// yet; NULL: the file index alone */
+    const char *dtype;    /* "f32", "f16", "bf16", or "auto": as the model's files are */
+    const char
+        *restore_plan;    /* "attach", "stream", "ring": the way that weights take, instead of the best; NULL: "auto" */
+    const char *node_dir; /* node.h; NULL: /dev/shm/rouse-UID */
     const char *snapshot_key; /* part of the fingerprint: changing it makes other snapshots; NULL is "" */
     enum snap_build_policy build;
     struct gpu_limits limits; /* fields that are 0 get defaults from the model: see snap_limits_default */

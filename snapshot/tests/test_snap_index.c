@@ -132,7 +132,9 @@ static void test_files(void **state)
 {
     struct fixture *f = *state;
     struct snap_index *ix = NULL;
-    assert_int_equal(snap_index_file_open(f->store, &ix, NULL), 0);
+    struct snap_objects *objects = NULL;
+    assert_int_equal(snap_objects_dir_open(f->store, &objects, NULL), 0);
+    assert_int_equal(snap_index_objects_open(objects, &ix, NULL), 0);
     check_index(ix);
     fixture_shell("for i in '%s'/index/*/*; do head -c 3000 /dev/urandom > \"$i\"; done", f->store);
     assert_string_equal(find(ix, by_files(FILES2, ENV_2)).model_digest, "");
@@ -141,6 +143,7 @@ static void test_files(void **state)
     fixture_shell("rm -r '%s'", f->store);
     check_index(ix);
     ix->ops->close(ix);
+    objects->ops->close(objects);
 }
 
 struct redis_index {
