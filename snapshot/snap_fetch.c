@@ -185,12 +185,19 @@ static int front_fetch(struct snap_fetch *f, struct base_buffer *front, struct b
 
 /* ---- the file and its marks ---- */
 
+/* Of the file on disk: gaps between sections are holes. */
+static uint64_t needed_bytes(const struct snap_fetch *f)
+{
+    uint64_t n = f->layout.front_bytes;
+    for (int i = 0; i < SNAP_SECTION_N; i++)
+        n += f->layout.sections[i].stored_bytes;
+    return n;
+}
+
 static int disk_full(const struct snap_fetch *f, int why, struct base_error *err)
 {
     struct statvfs fs;
-    uint64_t needed = f->layout.front_bytes, there = 0;
-    for (int i = 0; i < SNAP_SECTION_N; i++)
-        needed += f->layout.sections[i].stored_bytes;
+    uint64_t needed = needed_bytes(f), there = 0;
     if (statvfs(f->dir, &fs) == 0)
         there = (uint64_t)fs.f_bavail * fs.f_frsize;
     return base_fail(err, ERR_IO,
@@ -341,7 +348,7 @@ static int file_create(struct snap_fetch *f, const struct base_buffer *front, st
     leftovers_remove(f);
     if (!entry_path(f, ".fetching", path))
         return base_fail(err, ERR_USAGE, "cache %s: the path is too long", f->dir);
-    node_cache_make_room(f->dir, f->cache_bytes, f->layout.file_bytes, f->id);
+    node_cache_make_room(f->dir, f->cache_bytes, needed_bytes(f), f->id);
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd < 0)
         return base_fail_errno(err, "create %s", path);
@@ -397,10 +404,8 @@ static int chunk_fetch(struct snap_fetch *f, uint32_t chunk, uint8_t *memory, st
                       LOG_INT("attempt", i + 1));
     }
     return base_fail(err, ERR_CORRUPT,
-                     "object %s/%s, section %s: the chunk at %" PRIu64 " (file offset %" PRIu64
-                     ", %u bytes) does not match its checksum, fetched %d times",
-                     s3_client_url(f->client), f->object, snap_section_name(c.kind), c.at, c.offset, c.bytes,
-                     CHUNK_TRIES);
+                     "%s/%s: the chunk at %" PRIu64 " (%s, %u bytes) does not match its checksum, fetched %d times",
+                     s3_client_url(f->client), f->object, c.offset, snap_section_name(c.kind), c.bytes, CHUNK_TRIES);
 }
 
 static int chunk_bring(struct snap_fetch *f, uint32_t chunk, bool recheck, uint8_t *memory, struct base_error *err)

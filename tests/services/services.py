@@ -1,4 +1,5 @@
-"""Real services for tests and for the real demo: one Apache Kafka broker (KRaft) and redis-server, on free loopback ports.
+"""Real services for tests and for the real demo: one Apache Kafka broker (KRaft), redis-server and an S3 server, on free loopback
+ports.
 
 Only the standard library. Each service is a child process with its data in a folder of its own; close() ends it and
 nothing else. A broker may be stopped, killed and started again on the same port with the same data.
@@ -170,3 +171,48 @@ class Redis(Service):
             s.settimeout(2)
             s.sendall(line)
             return s.recv(4096)
+
+
+class S3(Service):
+    """versitygw's S3 API (tests/services/s3) over a folder. env: what a client needs to reach it."""
+
+    name = "s3"
+    key, secret = "test-key-id", "test-secret-0123456789"
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.port = free_port()
+        self.program = os.path.join(ROOT, ".s3", "s3")
+        if not os.path.exists(self.program):
+            raise RuntimeError("the S3 server is not here: run ./dev setup")
+        self.data, self.metadata = os.path.join(folder, "data"), os.path.join(folder, "metadata")
+        os.makedirs(self.data)
+        os.makedirs(self.metadata)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def env(self, url=None, secret=None):
+        """url: of a proxy in front of it."""
+        return {"AWS_ENDPOINT_URL": url or self.url, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": self.key,
+                "AWS_SECRET_ACCESS_KEY": secret or self.secret}
+
+    def start(self):
+        self.spawn([self.program, f"127.0.0.1:{self.port}", self.data, self.metadata],
+                   {"ROOT_ACCESS_KEY": self.key, "ROOT_SECRET_KEY": self.secret})
+        self.wait_for(self.answers, 20)
+
+    def answers(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+            return True
+        except OSError:
+            return False
+
+    def bucket(self, name):
+        os.makedirs(os.path.join(self.data, name), exist_ok=True)
+        return name
+
+    def keys(self, bucket):
+        """What readers can see: complete objects alone."""
+        top = os.path.join(self.data, bucket)
+        return sorted(os.path.relpath(os.path.join(at, f), top) for at, _, files in os.walk(top) for f in files
+                      if not os.path.relpath(at, top).startswith(".sgwtmp"))
