@@ -19,6 +19,12 @@ struct reader {
     size_t n_text;
 };
 
+/* A stopped parser may still call: the end of an empty element comes with its beginning. */
+static bool is_over(const struct reader *r)
+{
+    return r->why || r->rc != 0;
+}
+
 static void refuse(struct reader *r, const char *why)
 {
     r->why = why;
@@ -35,6 +41,8 @@ static void on_start(void *user, const char *name, const char **attributes)
 {
     struct reader *r = user;
     (void)attributes;
+    if (is_over(r))
+        return;
     const char *colon = strrchr(name, ':');
     const char *local = colon ? colon + 1 : name;
     size_t n = strlen(local);
@@ -57,6 +65,8 @@ static void on_start(void *user, const char *name, const char **attributes)
 static void on_text(void *user, const char *text, int n)
 {
     struct reader *r = user;
+    if (is_over(r))
+        return;
     if ((size_t)n > S3_XML_TEXT_MAX - r->n_text) {
         refuse(r, "a text is too long");
         return;
@@ -69,6 +79,8 @@ static void on_end(void *user, const char *name)
 {
     struct reader *r = user;
     (void)name;
+    if (is_over(r))
+        return;
     r->text[r->n_text] = '\0';
     r->rc = r->fn(r->context, r->path, r->text);
     r->n_text = 0; /* what stands between children is no text of theirs */

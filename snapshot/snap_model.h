@@ -18,6 +18,7 @@ struct snap_model_owned {
     struct snap_proof proof;           /* n_tokens 0: not made yet; made when it first sleeps */
     struct snap_use *use;              /* of its snapshot's file (use.h); NULL: none */
     char store[PATH_MAX];              /* "": none */
+    char cache[PATH_MAX];              /* of a store in a bucket; "": the default one */
     char path[PATH_MAX];               /* of its snapshot; "": none */
     char dir[PATH_MAX];                /* the model's directory; "": none */
     char files[SNAP_SHA256_CHARS + 1]; /* identity of its files */

@@ -22,8 +22,9 @@ int snap_model_sleep(struct snap_model *model, struct base_error *err)
 static void blame(const struct snap_model_owned *m, const struct stat *st, const struct base_error *why)
 {
     struct snap_store *store = NULL;
+    const struct snap_start_options open = {.store = m->store, .cache = m->cache};
     const char *id = m->model.snapshot_id;
-    if (why->code == ERR_CORRUPT && snap_store_open(m->store, NULL, &store, NULL) == 0)
+    if (why->code == ERR_CORRUPT && snap_store_open_with(&open, &store, NULL) == 0)
         snap_store_quarantine(store, id, st->st_dev, st->st_ino, why->text);
     else
         base_log_warn("snapshot not restored", LOG_STR("id", id), LOG_STR("path", m->path),

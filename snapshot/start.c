@@ -332,6 +332,7 @@ static void start_remember(struct start *s)
     m->device = s->device;
     if (s->store && m->model.snapshot_id[0] && snap_store_path(s->store, m->model.snapshot_id, m->path, NULL) == 0)
         snprintf(m->store, sizeof(m->store), "%s", s->options->store);
+    snprintf(m->cache, sizeof(m->cache), "%s", s->options->cache ? s->options->cache : "");
     if (s->request.dir)
         snprintf(m->dir, sizeof(m->dir), "%s", s->request.dir);
     snap_look_up_version(s->store, &s->request, m->model.model_digest, m->model.version);
