@@ -77,7 +77,8 @@ struct snap_fetch {
     struct base_error why; /* FAILED */
     uint64_t began_ns;
 
-    pthread_t follower;
+    pthread_t follower, flusher;
+    bool has_flusher;
     pthread_t threads[SNAP_FETCH_RANGES_MAX];
     uint32_t n_threads;
 };
@@ -420,8 +421,6 @@ static int chunk_bring(struct snap_fetch *f, uint32_t chunk, bool recheck, uint8
         return rc;
     if (base_file_pwrite(f->fd, memory, c.bytes, c.offset, f->id, err) < 0)
         return is_full(errno) ? disk_full(f, errno, err) : ERR_IO;
-    /* a hint: the disk works while the next chunks arrive, and the sync before the rename has less to wait for */
-    (void)sync_file_range(f->fd, (off64_t)c.offset, c.bytes, SYNC_FILE_RANGE_WRITE);
     return 0;
 }
 
@@ -429,6 +428,7 @@ static int chunk_bring(struct snap_fetch *f, uint32_t chunk, bool recheck, uint8
 static int fetch_publish(struct snap_fetch *f, struct base_error *err)
 {
     char from[PATH_MAX], to[PATH_MAX];
+    double arrived = (double)(base_clock_mono_ns() - f->began_ns) * 1e-9;
     if (fdatasync(f->fd) < 0)
         return base_fail_errno(err, "sync %s.fetching in %s", f->id, f->dir);
     if (!entry_path(f, ".fetching", from) || !entry_path(f, ".snap", to) || rename(from, to) < 0)
@@ -439,7 +439,7 @@ static int fetch_publish(struct snap_fetch *f, struct base_error *err)
     double seconds = (double)(base_clock_mono_ns() - f->began_ns) * 1e-9;
     base_log_info("snapshot fetched", LOG_STR("id", f->id), LOG_STR("from", s3_client_url(f->client)),
                   LOG_INT("bytes", f->layout.file_bytes), LOG_INT("fetched_bytes", atomic_load(&f->fetched)),
-                  LOG_F64("seconds", seconds), LOG_INT("ranges", f->pace.ranges));
+                  LOG_F64("arrived_seconds", arrived), LOG_F64("seconds", seconds), LOG_INT("ranges", f->pace.ranges));
     return 0;
 }
 
@@ -524,11 +524,35 @@ static void *fetch_run(void *arg)
     return NULL;
 }
 
+/* Sends what arrived to the disk, in file order and beside what arrives: the sync before the rename has less to wait for, and no
+ * range waits for the disk. */
+static void *flush_run(void *arg)
+{
+    struct snap_fetch *f = arg;
+    uint32_t flushed = 0;
+    pthread_mutex_lock(&f->lock);
+    for (;;) {
+        while (flushed == f->prefix && f->state == FETCH_FETCHING && !atomic_load(&f->stop))
+            pthread_cond_wait(&f->changed, &f->lock);
+        if (flushed == f->prefix || atomic_load(&f->stop))
+            break;
+        struct snap_chunk c = snap_layout_chunk(&f->layout, flushed++);
+        pthread_mutex_unlock(&f->lock);
+        (void)sync_file_range(f->fd, (off64_t)c.offset, c.bytes, SYNC_FILE_RANGE_WRITE);
+        pthread_mutex_lock(&f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return NULL;
+}
+
 static int fetch_threads(struct snap_fetch *f, struct base_error *err)
 {
     uint32_t n = f->layout.n_chunks < SNAP_FETCH_RANGES_MAX ? f->layout.n_chunks : SNAP_FETCH_RANGES_MAX;
+    pthread_mutex_lock(&f->lock);
     snap_fetch_pace_init(&f->pace, base_clock_mono_ns());
     f->state = FETCH_FETCHING;
+    pthread_mutex_unlock(&f->lock);
+    f->has_flusher = pthread_create(&f->flusher, NULL, flush_run, f) == 0;
     while (f->n_threads < n) {
         struct fetch_thread *t = malloc(sizeof(*t));
         if (!t)
@@ -883,6 +907,8 @@ static void fetch_join(struct snap_fetch *f)
         pthread_join(f->follower, NULL);
     for (uint32_t i = 0; i < f->n_threads; i++)
         pthread_join(f->threads[i], NULL);
+    if (f->has_flusher)
+        pthread_join(f->flusher, NULL);
 }
 
 int snap_fetch_end(struct snap_fetch *f, bool give_up, struct base_error *err)
