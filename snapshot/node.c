@@ -158,6 +158,12 @@ void snap_node_set_proven(struct snap_node *node)
         (void)!pwrite(node->fd, node->mark, node->n_mark, 0);
 }
 
+void snap_node_clear_proven(struct snap_node *node)
+{
+    const char none = '-';
+    (void)!pwrite(node->fd, &none, 1, 0);
+}
+
 /* ---- the turn ---- */
 
 void snap_node_advance(struct snap_node *node, uint64_t done)
@@ -190,7 +196,7 @@ enum snap_node_turn snap_node_await(struct snap_node *node)
         base_clock_sleep_ms(POLL_MS);
     }
     node->ours = true;
-    return snap_node_is_proven(node) ? SNAP_NODE_PROVEN : SNAP_NODE_OURS;
+    return SNAP_NODE_OURS;
 }
 
 /* ---- rates ---- */

@@ -30,10 +30,12 @@ void snap_node_close(struct snap_node *node); /* gives the turn back; NULL is fi
 bool snap_node_is_proven(struct snap_node *node);
 /* It was, by the holder of the turn. */
 void snap_node_set_proven(struct snap_node *node);
+/* What was proven once is being read again: the mark goes until that has ended well. By the holder of the turn. */
+void snap_node_clear_proven(struct snap_node *node);
 
 enum snap_node_turn {
-    SNAP_NODE_OURS,   /* read it; the others wait */
-    SNAP_NODE_PROVEN, /* another process has done so meanwhile */
+    SNAP_NODE_OURS,   /* nobody else is at it (any more): the others wait for us */
+    SNAP_NODE_PROVEN, /* another process is at it, and there is a mark */
     SNAP_NODE_ALONE   /* another one is at it and does not get on: do not wait */
 };
 /* Waits for one of the three. */

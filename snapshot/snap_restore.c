@@ -17,7 +17,7 @@
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
 #endif
 
-enum { MAP_AHEAD_MS = 10, MAP_AHEAD_BYTES = 64 << 20 };
+enum { MAP_AHEAD_MS = 10, MAP_AHEAD_BYTES = 64 << 20, LOOKS_MAX = 50, LOOK_AGAIN_MS = 5 };
 
 #define COLD_SHARE 0.02 /* cached at most, for a restore to say something of the disk */
 
@@ -159,15 +159,31 @@ static int choose(const struct snap_restore *r, const struct snap_file *f, struc
     return restore_choose(&ground, r->way, &parts->way, err);
 }
 
-/* Of several starts on a node one reads the file, and the others map what it has read and proven. */
+/* Of several starts on a node one reads the file, and the others map what it has read and proven. A mark may be older than the file's
+ * stay in the page cache: who reads it again takes the mark away first, and who saw it before that looks again. */
+static int await_turn(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
+                      struct base_error *err)
+{
+    int rc = 0;
+    enum snap_node_turn turn = SNAP_NODE_PROVEN;
+    for (int i = 0; rc == 0 && turn == SNAP_NODE_PROVEN && !parts->way.trusted && i < LOOKS_MAX; i++) {
+        if (i > 0)
+            base_clock_sleep_ms(LOOK_AGAIN_MS);
+        turn = snap_node_await(parts->node);
+        rc = choose(r, f, parts, out_cached, err);
+    }
+    if (rc == 0 && turn == SNAP_NODE_OURS && !parts->way.trusted)
+        snap_node_clear_proven(parts->node);
+    return rc;
+}
+
 static int choose_way(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
                       struct base_error *err)
 {
     open_node(r, f, parts);
     int rc = choose(r, f, parts, out_cached, err);
-    if (rc == 0 && parts->node && parts->way.way == RESTORE_ATTACH && !parts->way.trusted &&
-        snap_node_await(parts->node) == SNAP_NODE_PROVEN)
-        rc = choose(r, f, parts, out_cached, err);
+    if (rc == 0 && parts->node && parts->way.way == RESTORE_ATTACH && !parts->way.trusted)
+        rc = await_turn(r, f, parts, out_cached, err);
     if (rc == 0)
         note_plan(r, parts);
     return rc;

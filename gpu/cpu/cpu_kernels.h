@@ -28,16 +28,17 @@ struct cpu_matmul {
     uint32_t n_tokens, n_rows, n_cols; /* T, N, K; each >= 1 */
 };
 
-/* The KV of one layer: [n_blocks][2][H][16][D] f32, K before V. */
+/* The KV of one layer: blocks of [2][H][16][D] f32, K before V, block_floats apart. */
 struct cpu_kv {
     float *data;
+    size_t block_floats;
     uint32_t n_heads, head_dim;
 };
 
 static inline float *cpu_kv_block(const struct cpu_kv *kv, uint32_t block, uint32_t is_v, uint32_t head)
 {
     const size_t tile = (size_t)GPU_BLOCK_TOKENS * kv->head_dim; /* [16][D] of one head */
-    return kv->data + (((size_t)block * 2 + is_v) * kv->n_heads + head) * tile;
+    return kv->data + block * kv->block_floats + ((size_t)is_v * kv->n_heads + head) * tile;
 }
 
 struct cpu_kernels {

@@ -74,7 +74,8 @@ static int fail_memory(const struct gpu_plan *plan, uint64_t memory_bytes, struc
         (double)plan->kv_bytes / 1e9, plan->limits.n_blocks, GPU_BLOCK_TOKENS, (double)memory_bytes / 1e9);
 }
 
-/* One mapping, aligned for huge pages: they save most of the cost of first touch, and of walking page tables later. */
+/* One mapping, aligned for huge pages: they save most of the cost of first touch, and of walking page tables later. Not for the
+ * workspace: a request of a few tokens would touch the beginning of each of its arrays, and pay for clearing megabytes around it. */
 static int map_arena(struct cpu_model *m, struct base_error *err)
 {
     const uint64_t bytes = m->base.plan.arena_bytes, memory_bytes = m->device->base.info.memory_bytes;
@@ -88,7 +89,9 @@ static int map_arena(struct cpu_model *m, struct base_error *err)
         munmap(mapping, before);
     munmap(mapping + before + bytes, HUGE_PAGE - before);
     m->arena = mapping + before;
-    (void)madvise(m->arena, bytes, MADV_HUGEPAGE); /* without it everything works, a little slower */
+    /* without it everything works, a little slower */
+    (void)madvise(m->arena, m->base.plan.weights_bytes, MADV_HUGEPAGE);
+    (void)madvise(m->arena + m->base.plan.kv_offset, m->base.plan.kv_bytes, MADV_HUGEPAGE);
     return 0;
 }
 

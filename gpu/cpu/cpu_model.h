@@ -71,16 +71,16 @@ struct cpu_model {
     struct cpu_layer *layers; /* [L] */
     struct cpu_norm final_norm;
     struct cpu_linear output; /* [V][E] */
-    float *kv;                /* [L][n_blocks][2][H][16][D] */
+    float *kv;                /* [n_blocks][L][2][H][16][D]: a short sequence touches few pages */
     struct cpu_workspace ws;
 };
 
 /* The KV of layer l. */
 static inline struct cpu_kv cpu_model_kv(const struct cpu_model *m, uint32_t l)
 {
-    const struct gpu_plan *p = &m->base.plan;
-    const size_t layer = (size_t)p->limits.n_blocks * 2 * p->config.hidden * GPU_BLOCK_TOKENS;
-    return (struct cpu_kv){m->kv + l * layer, p->config.n_heads, p->config.head_dim};
+    const struct model_config *c = &m->base.plan.config;
+    const size_t of_layer = (size_t)2 * c->hidden * GPU_BLOCK_TOKENS;
+    return (struct cpu_kv){m->kv + l * of_layer, c->n_layers * of_layer, c->n_heads, c->head_dim};
 }
 
 /* cpu_model.c: the table's functions (gpu/backend.h). */

@@ -380,7 +380,7 @@ static void bits_do_not_depend_on_libm(void **state)
     enum { D = 8, N = 5 };
     const uint32_t blocks[] = {0};
     float data[2 * GPU_BLOCK_TOKENS * D], q[D], out[D];
-    const struct cpu_kv kv = {data, 1, D};
+    const struct cpu_kv kv = {data, 2 * GPU_BLOCK_TOKENS * D, 1, D};
     float *scratch = testing_alloc(cpu_scratch_floats(D, N), sizeof(float));
     for (int i = 0; i < n_tables; i++) {
         for (int j = 0; j < 2 * GPU_BLOCK_TOKENS * D; j++)
@@ -493,8 +493,9 @@ static struct cache cache_new(const struct cpu_kernels *kernels, uint32_t d, uin
 {
     const uint32_t n_heads = head + 2;
     struct cache c = {.n_blocks = (n + GPU_BLOCK_TOKENS - 1) / GPU_BLOCK_TOKENS};
-    const size_t n_floats = (size_t)c.n_blocks * 2 * n_heads * GPU_BLOCK_TOKENS * d;
-    c.kv = (struct cpu_kv){testing_alloc(n_floats, sizeof(float)), n_heads, d};
+    const size_t block_floats = (size_t)3 * n_heads * GPU_BLOCK_TOKENS * d; /* another layer's lie between them */
+    const size_t n_floats = c.n_blocks * block_floats;
+    c.kv = (struct cpu_kv){testing_alloc(n_floats, sizeof(float)), block_floats, n_heads, d};
     c.blocks = testing_alloc(c.n_blocks, sizeof *c.blocks);
     c.q = testing_alloc(d, sizeof(float));
     c.k = testing_alloc((size_t)n * d, sizeof(float));
