@@ -17,7 +17,7 @@ import tempfile
 from suite import ROOT
 from suite_tools import CACHE, SANITIZER, cached, install
 
-SOURCES = ["tests/gpu", "tests/golden", "tests/data", "models/oracle", "tests/emu/selftest/bugs_test.cpp", "bench/run_bench.py", "tools/make_model.py"]
+SOURCES = ["tests/gpu", "tests/golden", "tests/data", "models/oracle", "tests/emu/selftest/bugs_test.cpp", "tools/make_model.py"]
 PROGRAMS = ["bin/rouse", "bin/bench_cuda", "bin/bench_checkpoint", "bin/limits", "bin/record_kernels", "bin/planted_bugs",
             "tests/test_cuda_*"]
 OTHERS = ["tests/emu/lib*.so*", "tests/emu/selftest/bugs.ptx", "kernels/kernels.ptx", "golden-models"]
