@@ -192,6 +192,20 @@ void base_trace_note(struct base_trace *t, const char *key, const char *value)
     pthread_mutex_unlock(&trace_lock);
 }
 
+bool base_trace_get_note(const struct base_trace *t, const char *key, char *out, size_t size)
+{
+    bool found = false;
+    out[0] = '\0';
+    pthread_mutex_lock(&trace_lock);
+    for (uint32_t i = 0; t && i < t->n_notes && !found; i++) {
+        found = strcmp(t->notes[i].key, key) == 0;
+        if (found)
+            trace_copy_text(out, size, t->notes[i].value);
+    }
+    pthread_mutex_unlock(&trace_lock);
+    return found;
+}
+
 void base_trace_log(const struct base_trace *t, const char *event)
 {
     if (!t)

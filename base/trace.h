@@ -53,6 +53,8 @@ bool base_trace_phase_is_mark(enum base_trace_phase phase);
 
 /* Key-value notes that explain the figures ("plan": "stream", "restored": "true"). Copied; a later value replaces. */
 void base_trace_note(struct base_trace *t, const char *key, const char *value);
+/* A note's value into out (size bytes, cut to fit); false, and "": there is none. */
+bool base_trace_get_note(const struct base_trace *t, const char *key, char *out, size_t size);
 
 void base_trace_log(const struct base_trace *t, const char *event);               /* one log line */
 void base_trace_json(const struct base_trace *t, struct base_json *j);            /* an object: {"exec_s":..,"first_token_at":..} */

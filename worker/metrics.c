@@ -1,6 +1,7 @@
 #include "worker/metrics.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 /* One scale for all: a commit takes some ms, a long completion minutes. */
 static const uint64_t bounds_us[METRICS_BUCKETS] = {1000,   2500,   5000,    10000,   25000,    50000,    100000,
@@ -196,8 +197,25 @@ static void render_models(const struct worker_gauges *g, struct base_buffer *out
     }
 }
 
+/* The way that the first model's weights took, and why. */
+static void render_restore(const struct worker_gauges *g, struct base_buffer *out)
+{
+    char plan[16], reason[200], value[32];
+    if (!base_trace_get_note(g->trace, "plan", plan, sizeof plan))
+        return;
+    (void)base_trace_get_note(g->trace, "plan_reason", reason, sizeof reason);
+    family(out, "restore_info", "gauge", "How the weights took their place, and why so; always 1.");
+    base_buffer_string(out, "rouse_restore_info");
+    label(out, '{', "plan", plan);
+    label(out, ',', "reason", reason);
+    base_buffer_string(out, "} 1\n");
+    if (base_trace_get_note(g->trace, "bytes", value, sizeof value))
+        single(out, "restore_bytes", "gauge", "Bytes that this start read and verified.", strtoull(value, NULL, 10));
+}
+
 static void render_start(const struct worker_gauges *g, struct base_buffer *out)
 {
+    render_restore(g, out);
     family(out, "cold_start_seconds", "gauge",
            "The cold start: spans take this long, marks come this long after exec.");
     for (unsigned i = 0; i < BASE_TRACE_N; i++) {

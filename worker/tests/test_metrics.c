@@ -76,6 +76,9 @@ static void test_format_with_nothing_and_with_everything(void **state)
     base_trace_begin(trace, BASE_TRACE_RESTORE);
     base_trace_end(trace, BASE_TRACE_RESTORE);
     base_trace_mark(trace, BASE_TRACE_READY);
+    base_trace_note(trace, "plan", "attach");
+    base_trace_note(trace, "plan_reason", "cold: read \"once\"");
+    base_trace_note(trace, "bytes", "4096");
     g = (struct worker_gauges){.version = "1",
                                .librdkafka = "2",
                                .device = "cpu",
@@ -104,6 +107,8 @@ static void test_format_with_nothing_and_with_everything(void **state)
         "\nrouse_engine_kv_blocks{state=\"free\"} 6\n",
         "\nrouse_engine_step_seconds_total 1.500000\n",
         "\nrouse_cold_start_seconds{phase=\"restore\"} ",
+        "\nrouse_restore_info{plan=\"attach\",reason=\"cold: read \\\"once\\\"\"} 1\n",
+        "\nrouse_restore_bytes 4096\n",
         "\nrouse_restored 1\n",
         "\nrouse_state{state=\"ready\"} 1\n",
     };
