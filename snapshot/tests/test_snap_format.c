@@ -445,16 +445,16 @@ static void test_proof_runs(void **state)
         memset(gpu_model_host(m), 0, gpu_model_plan(m)->weights_bytes);
         if (snap_proof_make(m, &p, &err) < 0)
             fail_msg("%s", err.text);
-        assert_int_equal(p.n_prompt, 8);
-        assert_int_equal(p.n_tokens, 8);
+        assert_int_equal(p.n_prompt, 4);
+        assert_int_equal(p.n_tokens, 4);
         assert_float_equal(p.logprobs[0], -4.564348f, 1e-5f); /* -ln 96 */
         assert_int_equal(snap_proof_check(m, &p, NULL), 0);
         if (i == 0)
             first = p;
         assert_memory_equal(&p, &first, sizeof(p));
-        p.logprobs[7] = p.logprobs[7] * 1.0000002f;
+        p.logprobs[3] = p.logprobs[3] * 1.0000002f;
         assert_int_equal(snap_proof_check(m, &p, &err), ERR_CORRUPT);
-        assert_non_null(strstr(err.text, "proof: token 7 is 0"));
+        assert_non_null(strstr(err.text, "proof: token 3 is 0"));
         gpu_model_free(m);
     }
     gpu_close(device);

@@ -418,7 +418,7 @@ static void test_wrong_but_sealed(void **state)
         {"plan head", SNAP_PLAN, 0, 16, "plan"},
         {"plan tensors", SNAP_PLAN, 2000, 16, "plan"},
         {"proof counts", SNAP_PROOF, 0, 8, "proof"},
-        {"proof logprob", SNAP_PROOF, 8 + 8 * 4 + 4, 2, "proof: token 0"},
+        {"proof logprob", SNAP_PROOF, 8 + 4 * 4 + 4, 2, "proof: token 0"},
         {"tokenizer head", SNAP_TOKENIZER, 0, 16, "tokenizer"},
         {"weights", SNAP_WEIGHTS, 0, 64, "proof"},
     };
