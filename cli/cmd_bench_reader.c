@@ -40,11 +40,13 @@ const struct base_option cmd_bench_reader_options[] = {
 
 static const struct way {
     const char *name, *text;
-    bool no_uring, unhashed;
+    enum chunk_scan_reader reader;
+    bool unhashed;
 } ways[] = {
-    {"reader", "reader, checking", false, false},
-    {"reader-unchecked", "reader, not checking", false, true},
-    {"reader-threads", "reader with threads, checking", true, false},
+    {"reader", "reader, as it chooses", CHUNK_SCAN_AUTO, false},
+    {"reader-unchecked", "the same, not checking", CHUNK_SCAN_AUTO, true},
+    {"reader-uring", "with io_uring", CHUNK_SCAN_URING, false},
+    {"reader-threads", "with threads", CHUNK_SCAN_THREADS, false},
 };
 #define N_WAYS (sizeof ways / sizeof ways[0])
 
@@ -59,7 +61,7 @@ static int one_pass(const struct way *way, double *out_gbs, struct base_error *e
     if (rc < 0)
         return f ? rc : base_fail_in(err, "%s", file);
     f->unhashed = way->unhashed;
-    struct chunk_scan scan = {.file = f, .no_uring = way->no_uring};
+    struct chunk_scan scan = {.file = f, .reader = way->reader};
     rc = chunk_scan_run(&scan, &result, err);
     snap_file_close(f);
     if (rc == 0)

@@ -10,12 +10,16 @@
 #include "base/pool.h"
 #include "base/progress.h"
 #include "snapshot/chunk_reader.h"
+#include "snapshot/restore_plan.h"
 
-enum { DEPTH = 16, THREADS_MAX = 8, THREADS_PLAIN = 8, DRAW_MS = 50 };
+enum { DEPTH_MAX = 8, THREADS_MAX = 8, DRAW_MS = 50 };
+
+#define COLD_SHARE 0.02 /* cached at most, for a scan to say something of the disk */
 
 struct scan {
     const struct chunk_scan *o;
-    uint8_t *buffers;          /* [DEPTH][SNAP_CHUNK_BYTES] */
+    bool uring;
+    uint8_t *buffers;          /* [DEPTH_MAX][SNAP_CHUNK_BYTES] */
     uint32_t n_threads, depth; /* of one thread */
     atomic_uint next, n_running;
     atomic_uint_fast64_t done;
@@ -43,7 +47,7 @@ static void note_fault(struct scan *s, uint32_t chunk, const struct base_error *
 static void scan_chunks(struct scan *s, struct chunk_reader *r, uint8_t *buffers)
 {
     const uint32_t n_chunks = s->o->file->layout.n_chunks;
-    uint32_t n_free = s->depth, free_slots[DEPTH];
+    uint32_t n_free = s->depth, free_slots[DEPTH_MAX];
     for (uint32_t i = 0; i < s->depth; i++)
         free_slots[i] = i;
     for (;;) {
@@ -72,7 +76,7 @@ static void *scan_main(void *arg)
     struct chunk_reader *r = NULL;
     struct base_error err = {0};
     const struct chunk_reader_options options = {
-        .file = s->o->file, .uring = !s->o->no_uring, .direct = true, .depth = s->depth, .n_slots = s->depth};
+        .file = s->o->file, .uring = s->uring, .direct = true, .depth = s->depth, .n_slots = s->depth};
     if (chunk_reader_open(&options, &r, &err) < 0)
         note_fault(s, 0, &err);
     else
@@ -123,15 +127,25 @@ static uint32_t at_most(uint32_t n, uint32_t max)
     return n < max ? n : max;
 }
 
+static void choose_reader(struct scan *s)
+{
+    struct snap_rates rates = {{0}};
+    const bool works = s->o->reader != CHUNK_SCAN_THREADS && chunk_reader_uring_works();
+    const uint32_t n_cores = base_pool_default_threads();
+    if (s->o->reader == CHUNK_SCAN_AUTO)
+        snap_node_rates(s->o->node_dir, s->o->file->device, &rates);
+    s->uring = restore_by_uring(&rates, works);
+    const uint32_t depth = restore_depth(s->uring, n_cores);
+    s->n_threads = s->uring ? at_most(n_cores, depth / 2) : depth;
+    s->depth = depth / s->n_threads;
+}
+
 int chunk_scan_run(const struct chunk_scan *scan, struct chunk_scan_result *out, struct base_error *err)
 {
-    struct scan s = {.o = scan, .first = UINT32_MAX, .n_threads = THREADS_PLAIN, .depth = 1};
-    const bool uring = !scan->no_uring && chunk_reader_uring_works();
-    const size_t n_bytes = (size_t)DEPTH * SNAP_CHUNK_BYTES;
-    if (uring) {
-        s.n_threads = at_most(base_pool_default_threads(), THREADS_MAX);
-        s.depth = DEPTH / s.n_threads;
-    }
+    struct scan s = {.o = scan, .first = UINT32_MAX};
+    const size_t n_bytes = (size_t)DEPTH_MAX * SNAP_CHUNK_BYTES;
+    const bool cold = snap_file_cached_share(scan->file, SNAP_WEIGHTS) < COLD_SHARE;
+    choose_reader(&s);
     s.buffers = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (s.buffers == MAP_FAILED)
         return base_fail_errno(err, "verify: %zu bytes of buffers", n_bytes);
@@ -145,7 +159,11 @@ int chunk_scan_run(const struct chunk_scan *scan, struct chunk_scan_result *out,
         rc = base_fail(err, s.err.code, "%s", s.err.text);
     pthread_mutex_destroy(&s.lock);
     munmap(s.buffers, n_bytes);
-    if (rc == 0)
-        *out = (struct chunk_scan_result){atomic_load(&s.done), seconds, s.n_threads, s.depth, uring};
-    return rc;
+    if (rc < 0)
+        return rc;
+    *out = (struct chunk_scan_result){atomic_load(&s.done), seconds, s.n_threads, s.depth, s.uring};
+    if (cold && seconds > 0 && scan->reader == CHUNK_SCAN_AUTO)
+        snap_node_note_rate(scan->node_dir, scan->file->device, s.uring ? SNAP_RATE_URING : SNAP_RATE_THREADS,
+                            (double)out->bytes / seconds);
+    return 0;
 }

@@ -9,10 +9,13 @@
 #include "base/error.h"
 #include "snapshot/snap_file.h"
 
+enum chunk_scan_reader { CHUNK_SCAN_AUTO, CHUNK_SCAN_URING, CHUNK_SCAN_THREADS };
+
 struct chunk_scan {
     struct snap_file *file;
-    bool no_uring; /* threads, even where io_uring is allowed */
-    bool progress; /* a bar on stderr */
+    enum chunk_scan_reader reader; /* auto: as a restore would choose, and what a cold file shows is remembered */
+    const char *node_dir;          /* where; NULL: the default */
+    bool progress;                 /* a bar on stderr */
 };
 
 struct chunk_scan_result {

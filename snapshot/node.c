@@ -202,8 +202,8 @@ enum snap_node_turn snap_node_await(struct snap_node *node)
 /* ---- rates ---- */
 
 static const char *const rate_names[SNAP_RATE_N] = {[SNAP_RATE_ATTACH] = "attach",
-                                                    [SNAP_RATE_STREAM] = "stream",
-                                                    [SNAP_RATE_RING] = "ring",
+                                                    [SNAP_RATE_URING] = "uring",
+                                                    [SNAP_RATE_THREADS] = "threads",
                                                     [SNAP_RATE_TOUCH] = "touch"};
 
 static bool rate_path(const char *dir, dev_t device, char out[PATH_MAX])

@@ -45,10 +45,10 @@ void snap_node_advance(struct snap_node *node, uint64_t done);
 
 /* What was measured on this machine with files of that device, bytes a second; 0: not yet. */
 enum snap_rate {
-    SNAP_RATE_ATTACH, /* disk -> page cache, mapped */
-    SNAP_RATE_STREAM, /* disk -> own memory, past the page cache */
-    SNAP_RATE_RING,   /* disk -> a ring of buffers -> a device */
-    SNAP_RATE_TOUCH,  /* first touch of own memory */
+    SNAP_RATE_ATTACH,  /* disk -> page cache, mapped */
+    SNAP_RATE_URING,   /* disk -> own memory or a device's ring, past the page cache, by io_uring */
+    SNAP_RATE_THREADS, /* the same by threads */
+    SNAP_RATE_TOUCH,   /* first touch of own memory */
     SNAP_RATE_N
 };
 struct snap_rates {

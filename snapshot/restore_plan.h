@@ -56,6 +56,11 @@ bool restore_way_parse(const char *name, enum restore_way *out_way);
 void restore_look(const struct snap_file *file, const struct gpu_device *device, const char *node_dir,
                   struct snap_node *node, struct restore_ground *out);
 
+/* What a plan's reads are a measurement of; which reader a disk is read by; how many chunks of it are under way. */
+enum snap_rate restore_rate_of(const struct restore_plan *plan);
+bool restore_by_uring(const struct snap_rates *rates, bool works);
+uint32_t restore_depth(bool uring, uint32_t n_cores);
+
 /* forced RESTORE_AUTO: the best. ERR_USAGE: the forced way is not one of this device or file. */
 int restore_choose(const struct restore_ground *ground, enum restore_way forced, struct restore_plan *out,
                    struct base_error *err);

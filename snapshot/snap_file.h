@@ -45,6 +45,9 @@ void snap_file_close(struct snap_file *f);
 /* Whether most of the chunk is in the page cache: then a copy from there is faster than the disk. Any thread. */
 bool snap_file_is_cached(const struct snap_file *f, uint32_t chunk);
 
+/* The share of the section that is in the page cache, by a page of every 2 MiB: exact where the cache holds huge pages. */
+double snap_file_cached_share(const struct snap_file *f, enum snap_section_kind kind);
+
 /* Reads one chunk of `chunk.bytes` and checks it. `to` begins at a page. Any thread. */
 int snap_file_read_chunk(struct snap_file *f, uint32_t chunk, void *to, struct base_error *err);
 

@@ -85,12 +85,11 @@ static struct snap_chunk chunk_of(const struct snap_fill *f, uint32_t chunk)
 /* What this machine learns from it for the next time. */
 static void note_for_node(const struct snap_fill *f, uint64_t ns)
 {
-    static const enum snap_rate of_way[] = {
-        [RESTORE_ATTACH] = SNAP_RATE_ATTACH, [RESTORE_STREAM] = SNAP_RATE_STREAM, [RESTORE_RING] = SNAP_RATE_RING};
     const uint64_t touched_ns = atomic_load(&f->touched_ns);
     if (!f->o.cold || ns == 0)
         return;
-    snap_node_note_rate(f->o.node_dir, f->o.file->device, of_way[f->o.plan.way], (double)f->total * 1e9 / (double)ns);
+    snap_node_note_rate(f->o.node_dir, f->o.file->device, restore_rate_of(&f->o.plan),
+                        (double)f->total * 1e9 / (double)ns);
     if (touched_ns > 0)
         snap_node_note_rate(f->o.node_dir, f->o.file->device, SNAP_RATE_TOUCH,
                             (double)atomic_load(&f->touched_bytes) * 1e9 * f->n_threads / (double)touched_ns);

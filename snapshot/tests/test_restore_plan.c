@@ -77,7 +77,8 @@ static void test_choose(void **state)
          false,
          "threads"},
         {"past the page cache is much faster here",
-         {CPU, .memory_free = 4ull << 30, .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_STREAM] = 6 * GB}}},
+         {CPU, .memory_free = 4ull << 30,
+          .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_URING] = 6 * GB, [SNAP_RATE_THREADS] = GB}}},
          0,
          RESTORE_STREAM,
          false,
@@ -85,7 +86,8 @@ static void test_choose(void **state)
          true,
          "much faster"},
         {"a little faster is not worth a copy of one's own",
-         {CPU, .memory_free = 4ull << 30, .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_STREAM] = 3.8 * GB}}},
+         {CPU, .memory_free = 4ull << 30,
+          .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_URING] = 3.8 * GB, [SNAP_RATE_THREADS] = GB}}},
          0,
          RESTORE_ATTACH,
          false,
@@ -93,7 +95,8 @@ static void test_choose(void **state)
          false,
          "cold"},
         {"much faster, but no memory for it",
-         {CPU, .memory_free = 1 << 29, .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_STREAM] = 6 * GB}}},
+         {CPU, .memory_free = 1 << 29,
+          .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_URING] = 6 * GB, [SNAP_RATE_THREADS] = GB}}},
          0,
          RESTORE_ATTACH,
          false,
@@ -102,7 +105,7 @@ static void test_choose(void **state)
          "cold"},
         {"much faster, but it is cached",
          {CPU, .cached = 0.9, .memory_free = 4ull << 30,
-          .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_STREAM] = 6 * GB}}},
+          .rates = {{[SNAP_RATE_ATTACH] = 2 * GB, [SNAP_RATE_URING] = 6 * GB, [SNAP_RATE_THREADS] = GB}}},
          0,
          RESTORE_ATTACH,
          false,
@@ -165,10 +168,30 @@ static void test_cannot(void **state)
     assert_false(restore_way_parse("fast", &way));
 }
 
+/* io_uring first, then threads, then whichever was faster here. */
+static void test_reader(void **state)
+{
+    (void)state;
+    static const struct {
+        double uring, threads;
+        bool works, by_uring;
+    } cases[] = {{0, 0, true, true},       {0, 0, false, false},      {GB, 0, true, false},
+                 {2 * GB, GB, true, true}, {GB, 2 * GB, true, false}, {2 * GB, GB, false, false}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct snap_rates rates = {{[SNAP_RATE_URING] = cases[i].uring, [SNAP_RATE_THREADS] = cases[i].threads}};
+        if (restore_by_uring(&rates, cases[i].works) != cases[i].by_uring)
+            fail_msg("case %zu", i);
+    }
+    assert_int_equal(restore_depth(false, 1), 4);
+    assert_int_equal(restore_depth(false, 3), 6);
+    assert_int_equal(restore_depth(false, 64), 8);
+}
+
 static void test_estimate(void **state)
 {
     (void)state;
-    struct restore_ground g = {CPU, .rates = {{[SNAP_RATE_ATTACH] = 1 << 30, [SNAP_RATE_STREAM] = 1 << 29}}};
+    struct restore_ground g = {
+        CPU, .rates = {{[SNAP_RATE_ATTACH] = 1 << 30, [SNAP_RATE_URING] = 1 << 28, [SNAP_RATE_THREADS] = 1 << 29}}};
     struct restore_plan p;
     assert_int_equal(restore_choose(&g, RESTORE_AUTO, &p, NULL), 0);
     assert_true(p.estimate_s > 0.99 && p.estimate_s < 1.01);
@@ -312,21 +335,21 @@ static void test_rates(void **state)
     snap_node_rates(p.dir, 5, &r);
     for (int i = 0; i < SNAP_RATE_N; i++)
         assert_true(r.bytes_s[i] == 0);
-    snap_node_note_rate(p.dir, 5, SNAP_RATE_RING, 2 * GB);
-    snap_node_note_rate(p.dir, 5, SNAP_RATE_RING, 4 * GB);
-    snap_node_note_rate(p.dir, 5, SNAP_RATE_RING, 5 * GB);
-    snap_node_note_rate(p.dir, 5, SNAP_RATE_RING, GB); /* somebody else was at the disk */
+    snap_node_note_rate(p.dir, 5, SNAP_RATE_THREADS, 2 * GB);
+    snap_node_note_rate(p.dir, 5, SNAP_RATE_THREADS, 4 * GB);
+    snap_node_note_rate(p.dir, 5, SNAP_RATE_THREADS, 5 * GB);
+    snap_node_note_rate(p.dir, 5, SNAP_RATE_THREADS, GB); /* somebody else was at the disk */
     snap_node_note_rate(p.dir, 5, SNAP_RATE_TOUCH, GB);
     snap_node_note_rate(p.dir, 6, SNAP_RATE_ATTACH, GB);
     snap_node_rates(p.dir, 5, &r);
-    assert_true(r.bytes_s[SNAP_RATE_RING] > 4.7 * GB && r.bytes_s[SNAP_RATE_RING] < 5 * GB &&
+    assert_true(r.bytes_s[SNAP_RATE_THREADS] > 4.7 * GB && r.bytes_s[SNAP_RATE_THREADS] < 5 * GB &&
                 r.bytes_s[SNAP_RATE_TOUCH] == GB && r.bytes_s[SNAP_RATE_ATTACH] == 0);
-    static const char *const hostile[] = {"ring nan", "ring -1", "ring 1e300", "ring",
-                                          "ring  ",   "\\0\\0",  "rin",        "ring inf\nring x"};
+    static const char *const hostile[] = {"threads nan", "threads -1", "threads 1e300", "threads",
+                                          "threads  ",   "\\0\\0",     "thread",        "threads inf\nring x"};
     for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++) {
         fixture_shell("printf '%s' > '%s'/rates-5", hostile[i], p.dir);
         snap_node_rates(p.dir, 5, &r);
-        assert_true(r.bytes_s[SNAP_RATE_RING] == 0);
+        assert_true(r.bytes_s[SNAP_RATE_THREADS] == 0);
     }
 }
 
@@ -472,6 +495,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_choose),
         cmocka_unit_test(test_cannot),
+        cmocka_unit_test(test_reader),
         cmocka_unit_test(test_estimate),
         cmocka_unit_test_setup_teardown(test_mark, fixture_setup, fixture_teardown),
         cmocka_unit_test_setup_teardown(test_place, fixture_setup, fixture_teardown),
