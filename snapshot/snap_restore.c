@@ -24,7 +24,8 @@ enum { MAP_AHEAD_MS = 10, MAP_AHEAD_BYTES = 64 << 20, LOOKS_MAX = 50, LOOK_AGAIN
 /* What a restore needs until the model stands. */
 struct parts {
     struct snap_plan plan;
-    struct restore_plan way;
+    struct restore_ground ground;
+    struct restore_plan way; /* chosen on it */
     struct snap_node *node;  /* NULL: on its own */
     struct snap_proof proof; /* n_tokens 0: of a host snapshot */
     uint8_t *choices;
@@ -145,23 +146,21 @@ static void note_plan(const struct snap_restore *r, const struct parts *parts)
     snprintf(text, sizeof(text), "%.3f", p->estimate_s);
     if (p->estimate_s >= 0)
         base_trace_note(r->trace, "estimate_s", text);
-    if (p->way != RESTORE_ATTACH && (!p->uring || !p->direct) && !atomic_flag_test_and_set(&said))
-        base_log_info("snapshots are read the slower way here", LOG_STR("io_uring", p->uring ? "yes" : "refused"),
-                      LOG_STR("past the page cache", p->direct ? "yes" : "no"));
+    if (p->way != RESTORE_ATTACH && (!parts->ground.uring || !parts->ground.direct) && !atomic_flag_test_and_set(&said))
+        base_log_info("snapshots are read the slower way here",
+                      LOG_STR("io_uring", parts->ground.uring ? "yes" : "refused"),
+                      LOG_STR("past the page cache", parts->ground.direct ? "yes" : "no"));
 }
 
-static int choose(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
-                  struct base_error *err)
+static int choose(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, struct base_error *err)
 {
-    struct restore_ground ground;
-    restore_look(f, r->device, r->node_dir, parts->node, &ground);
-    *out_cached = ground.cached;
-    return restore_choose(&ground, r->way, &parts->way, err);
+    restore_look(f, r->device, r->node_dir, parts->node, &parts->ground);
+    return restore_choose(&parts->ground, r->way, &parts->way, err);
 }
 
 /* Of several starts on a node one reads the file, and the others map what it has read and proven. A mark may be older than the file's
  * stay in the page cache: who reads it again takes the mark away first, and who saw it before that looks again. */
-static int await_turn(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
+static int await_turn(const struct snap_restore *r, const struct snap_file *f, struct parts *parts,
                       struct base_error *err)
 {
     int rc = 0;
@@ -170,20 +169,20 @@ static int await_turn(const struct snap_restore *r, const struct snap_file *f, s
         if (i > 0)
             base_clock_sleep_ms(LOOK_AGAIN_MS);
         turn = snap_node_await(parts->node);
-        rc = choose(r, f, parts, out_cached, err);
+        rc = choose(r, f, parts, err);
     }
     if (rc == 0 && turn == SNAP_NODE_OURS && !parts->way.trusted)
         snap_node_clear_proven(parts->node);
     return rc;
 }
 
-static int choose_way(const struct snap_restore *r, const struct snap_file *f, struct parts *parts, double *out_cached,
+static int choose_way(const struct snap_restore *r, const struct snap_file *f, struct parts *parts,
                       struct base_error *err)
 {
     open_node(r, f, parts);
-    int rc = choose(r, f, parts, out_cached, err);
+    int rc = choose(r, f, parts, err);
     if (rc == 0 && parts->node && parts->way.way == RESTORE_ATTACH && !parts->way.trusted)
-        rc = await_turn(r, f, parts, out_cached, err);
+        rc = await_turn(r, f, parts, err);
     if (rc == 0)
         note_plan(r, parts);
     return rc;
@@ -192,7 +191,7 @@ static int choose_way(const struct snap_restore *r, const struct snap_file *f, s
 /* ---- the steps ---- */
 
 static int begin_fill(const struct snap_restore *r, struct snap_file *f, struct parts *parts, struct snap_restored *out,
-                      double cached, struct base_error *err)
+                      struct base_error *err)
 {
     out->tokenizer_blob = aligned_alloc(SNAP_PAGE_BYTES, f->layout.sections[SNAP_TOKENIZER].stored_bytes);
     if (!out->tokenizer_blob)
@@ -200,7 +199,7 @@ static int begin_fill(const struct snap_restore *r, struct snap_file *f, struct 
     const struct snap_fill_options options = {.device = r->device,
                                               .file = f,
                                               .plan = parts->way,
-                                              .cold = cached < COLD_SHARE,
+                                              .cold = parts->ground.cached < COLD_SHARE,
                                               .node_dir = r->node_dir,
                                               .node = parts->node,
                                               .tokenizer = out->tokenizer_blob,
@@ -222,8 +221,7 @@ static int begin_reading(const struct snap_restore *r, struct snap_file *f, stru
         rc = read_proof(f, parts->plan.config.vocab, &parts->proof, err);
     if (rc < 0)
         return rc;
-    double cached = 0;
-    rc = choose_way(r, f, parts, &cached, err);
+    rc = choose_way(r, f, parts, err);
     if (rc < 0)
         return rc;
     if (parts->way.trusted) {
@@ -231,7 +229,7 @@ static int begin_reading(const struct snap_restore *r, struct snap_file *f, stru
         rc = snap_file_read_section(f, SNAP_TOKENIZER, &blob, err);
         out->tokenizer_blob = blob;
     } else {
-        rc = begin_fill(r, f, parts, out, cached, err);
+        rc = begin_fill(r, f, parts, out, err);
     }
     return rc < 0 ? rc : snap_file_read_section(f, SNAP_CHOICES, &parts->choices, err);
 }
