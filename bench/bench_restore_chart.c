@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "bench/bench_restore.h"
 
 enum { WIDTH = 960, LEFT = 210, BARS = 560, ROW = 20, GROUP_GAP = 46, TOP = 74 };
@@ -95,7 +96,8 @@ void bench_restore_svg(const struct bench_restore *r, struct base_buffer *out)
         "font-size=\"12\">\n<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n<text x=\"20\" y=\"28\" "
         "font-size=\"17\">Starts from a snapshot: ",
         WIDTH, height, WIDTH, height);
-    escaped(out, r->o.model);
+    size_t n_name;
+    escaped(out, base_file_name(r->o.model, &n_name)); /* where it lies is nobody's business */
     base_buffer_printf(
         out,
         " %s, %.3f GB</text>\n<text x=\"20\" y=\"46\" fill=\"#555\">medians of %u rounds, min and max as "

@@ -67,9 +67,7 @@ static const struct base_option restore_options[] = {
 const struct snapshot_verb snapshot_restore = {
     .name = "restore",
     .synopsis = "ID|NAME[@VERSION]|FILE [options]",
-    .summary = "Restores a snapshot and lets go of it: whether it works here, how fast, and by which way. On a cpu it "
-               "warms the node: the next "
-               "start only maps the file.",
+    .summary = "Restores a snapshot and lets go of it: does it work here, how fast. On a cpu this warms the node.",
     .examples =
         "  rouse snapshot restore pythia-12b@v3\n  rouse snapshot restore pythia-12b --restore-plan stream --json\n",
     .options = restore_options,
