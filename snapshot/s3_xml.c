@@ -104,10 +104,9 @@ int s3_xml_parse(const void *bytes, size_t n, s3_xml_fn *fn, void *context, stru
     XML_SetStartDoctypeDeclHandler(r.parser, on_doctype);
     bool ok = XML_Parse(r.parser, bytes, (int)n, XML_TRUE) == XML_STATUS_OK;
     const char *why = r.why ? r.why : XML_ErrorString(XML_GetErrorCode(r.parser));
-    unsigned long line = XML_GetCurrentLineNumber(r.parser);
     int rc = r.rc;
     if (!ok && rc == 0)
-        rc = base_fail(err, ERR_INPUT, "XML, line %lu: %s", line, why);
+        rc = base_fail(err, ERR_INPUT, "XML of %zu bytes: %s", n, why);
     XML_ParserFree(r.parser);
     return rc;
 }
