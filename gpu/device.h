@@ -184,7 +184,7 @@ int gpu_upload_open(struct gpu_device *device, uint32_t n_slots, size_t slot_byt
 /* A free buffer: waits for one. Any thread. */
 int gpu_upload_take(struct gpu_upload *upload, uint32_t *out_slot, uint8_t **out_buffer, struct base_error *err);
 /* The first n_bytes of the buffer to [offset, offset + n_bytes) of model's weight range, asynchronously; the buffer is free
- * again when they are there. n_bytes 0 gives it back unused. Any thread. */
+ * again when they are there. n_bytes 0 gives it back unused, and model may be NULL then. Any thread. */
 int gpu_upload_put(struct gpu_upload *upload, uint32_t slot, struct gpu_model *model, uint64_t offset, uint64_t n_bytes,
                    struct base_error *err);
 /* Waits until all that was put is in place. Taken buffers must have been put. */

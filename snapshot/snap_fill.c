@@ -365,7 +365,7 @@ static int end_chunk(struct snap_fill *f, struct chunk_reader *r, struct base_er
         return rc;
     }
     if (rc < 0) {
-        (void)gpu_upload_put(f->upload, read.slot, f->model, 0, 0, NULL); /* given back; what failed is already known */
+        (void)gpu_upload_put(f->upload, read.slot, NULL, 0, 0, NULL); /* given back; what failed is already known */
         return rc;
     }
     return hold(f, read.slot, chunk) ? 0 : put(f, read.slot, chunk, err);
@@ -528,7 +528,7 @@ static int upload_end(struct snap_fill *f, int rc, struct base_error *err)
     if (!f->upload)
         return rc;
     for (uint32_t i = 0; i < f->n_held; i++)
-        (void)gpu_upload_put(f->upload, f->held[i].slot, f->model, 0, 0, NULL);
+        (void)gpu_upload_put(f->upload, f->held[i].slot, NULL, 0, 0, NULL);
     f->n_held = 0;
     struct base_error why = {0};
     int synced = gpu_upload_sync(f->upload, &why);
