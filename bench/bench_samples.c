@@ -38,9 +38,12 @@ void bench_samples_add(struct bench_samples *s, uint32_t round, const char *what
     if (s->n == s->capacity && !s->failed) {
         size_t capacity = s->capacity ? 2 * s->capacity : 256;
         struct bench_sample *all = realloc(s->all, capacity * sizeof *all);
-        s->failed = !all;
-        s->all = all ? all : s->all;
-        s->capacity = all ? capacity : s->capacity;
+        if (!all) {
+            s->failed = true;
+            return;
+        }
+        s->all = all;
+        s->capacity = capacity;
     }
     if (!s->failed)
         s->all[s->n++] = (struct bench_sample){round, what, metric, value};
