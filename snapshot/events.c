@@ -19,7 +19,6 @@ static const char event_script[] = "redis.call('XADD', KEYS[1], 'MAXLEN', '~', A
 
 struct fields {
     const char *args[2 + 2 * FIELDS_MAX];
-    size_t lengths[2 + 2 * FIELDS_MAX];
     int n;
 };
 
@@ -27,15 +26,13 @@ static void add(struct fields *f, const char *field, const char *value)
 {
     if (!value || !value[0])
         return;
-    f->args[f->n] = field;
-    f->lengths[f->n++] = strlen(field);
-    f->args[f->n] = value;
-    f->lengths[f->n++] = strlen(value);
+    f->args[f->n++] = field;
+    f->args[f->n++] = value;
 }
 
 void snap_event_tell(struct snap_store *store, const struct snap_event *e)
 {
-    struct fields f = {.args = {STREAM, EVENTS_MAX}, .lengths = {strlen(STREAM), strlen(EVENTS_MAX)}, .n = 2};
+    struct fields f = {.args = {STREAM, EVENTS_MAX}, .n = 2};
     char at[24], bytes[24] = "", by[112] = "";
     redisReply *reply = NULL;
     if (!store->redis)
@@ -55,7 +52,7 @@ void snap_event_tell(struct snap_store *store, const struct snap_event *e)
     add(&f, "reason", e->reason);
     add(&f, "bytes", bytes);
     const struct snap_redis_call call = {
-        .script = event_script, .writes = true, .n_keys = 1, .n_args = f.n, .args = f.args, .lengths = f.lengths};
+        .script = event_script, .writes = true, .n_keys = 1, .n_args = f.n, .args = f.args};
     if (snap_redis_eval(store->redis, &call, &reply, NULL) == 0)
         freeReplyObject(reply);
 }

@@ -108,12 +108,6 @@ static int eval(struct index_redis *ix, const char *script, bool writes, int n_k
     return snap_redis_eval(ix->redis, &call, out_reply, err);
 }
 
-static void measure(int n, const char **args, size_t *lengths)
-{
-    for (int i = 0; i < n; i++)
-        lengths[i] = strlen(args[i]);
-}
-
 static int model_key(const struct snap_index_query *q, char out[KEY_MAX], struct base_error *err)
 {
     char selector[SNAP_SELECTOR_MAX];
@@ -198,10 +192,8 @@ static int redis_find(struct snap_index *base, const struct snap_index_query *q,
     if (rc < 0)
         return rc;
     const char *args[] = {key, name, q->env, q->env_host ? q->env_host : ""};
-    size_t lengths[4];
     redisReply *reply = NULL;
-    measure(4, args, lengths);
-    rc = eval(redis_of(base), find_script, false, 2, 4, args, lengths, &reply, err);
+    rc = eval(redis_of(base), find_script, false, 2, 4, args, NULL, &reply, err);
     base->away = !snap_redis_is_connected(redis_of(base)->redis);
     if (rc == 0)
         rc = parse_entry(reply, out_entry, err);
@@ -217,10 +209,8 @@ static int redis_record(struct snap_index *base, const char *id, struct schema_s
     char key[KEY_MAX];
     record_key(id, key);
     const char *args[] = {key};
-    size_t lengths[1];
     redisReply *reply = NULL;
-    measure(1, args, lengths);
-    int rc = eval(redis_of(base), record_script, false, 1, 1, args, lengths, &reply, err);
+    int rc = eval(redis_of(base), record_script, false, 1, 1, args, NULL, &reply, err);
     if (rc == 0 &&
         (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 || reply->element[0]->type != REDIS_REPLY_STRING))
         rc = base_fail(err, ERR_NOTFOUND, "redis index: no record of %s", id);
@@ -281,8 +271,8 @@ static int put_bytes(struct index_redis *ix, const struct snap_index_change *c, 
     enum { N = sizeof(args) / sizeof(args[0]), N_KEYS = 6, RECORD_AT = 7 };
     size_t lengths[N];
     redisReply *reply = NULL;
-    measure(N, args, lengths);
-    lengths[RECORD_AT] = record->n;
+    for (int i = 0; i < N; i++)
+        lengths[i] = i == RECORD_AT ? record->n : strlen(args[i]);
     rc = eval(ix, put_script, true, N_KEYS, N, args, lengths, &reply, err);
     if (rc == 0 && reply->type == REDIS_REPLY_INTEGER && reply->integer == 0)
         rc = base_fail(err, ERR_AGAIN, "the lease %s was lost: another builder's word counts", fence->lease);
@@ -313,10 +303,8 @@ static int redis_drop(struct snap_index *base, const char *id, const struct snap
         return rc;
     record_key(id, record_at);
     const char *args[] = {record_at, model_at, id, q ? q->env : "", q && q->env_host ? q->env_host : ""};
-    size_t lengths[5];
     redisReply *reply = NULL;
-    measure(5, args, lengths);
-    rc = eval(redis_of(base), drop_script, true, 2, 5, args, lengths, &reply, err);
+    rc = eval(redis_of(base), drop_script, true, 2, 5, args, NULL, &reply, err);
     freeReplyObject(reply);
     return rc;
 }
@@ -350,10 +338,8 @@ int snap_index_redis_name(struct snap_redis *redis, const char *name, struct sna
     if (rc < 0)
         return rc;
     const char *args[] = {key};
-    size_t lengths[1];
     redisReply *reply = NULL;
-    measure(1, args, lengths);
-    rc = eval(&ix, record_script, false, 1, 1, args, lengths, &reply, err);
+    rc = eval(&ix, record_script, false, 1, 1, args, NULL, &reply, err);
     if (rc == 0 &&
         (reply->type != REDIS_REPLY_ARRAY || reply->elements != 1 || reply->element[0]->type != REDIS_REPLY_STRING))
         rc = base_fail(err, ERR_NOTFOUND, "redis index: no name '%s'", name);
@@ -377,11 +363,9 @@ int snap_index_redis_name_put(struct snap_redis *redis, const struct snap_name *
         rc = snap_name_encode(name, &text, err);
     if (rc == 0) {
         const char *args[] = {key, base_buffer_cstr(&text), revision, force ? "force" : ""};
-        size_t lengths[4];
         redisReply *reply = NULL;
         snprintf(revision, sizeof(revision), "%" PRIu64, name->revision);
-        measure(4, args, lengths);
-        rc = eval(&ix, name_script, true, 1, 4, args, lengths, &reply, err);
+        rc = eval(&ix, name_script, true, 1, 4, args, NULL, &reply, err);
         freeReplyObject(reply);
     }
     base_buffer_done(&text);

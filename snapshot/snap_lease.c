@@ -65,10 +65,9 @@ static int lease_eval(struct snap_lease *l, const char *script, const char *a, c
                       redisReply **out_reply, struct base_error *err)
 {
     const char *args[5] = {l->key, l->fence, a, b, c};
-    size_t lengths[5];
-    struct snap_redis_call call = {.script = script, .writes = true, .n_keys = 2, .args = args, .lengths = lengths};
-    for (; call.n_args < 5 && args[call.n_args]; call.n_args++)
-        lengths[call.n_args] = strlen(args[call.n_args]);
+    struct snap_redis_call call = {.script = script, .writes = true, .n_keys = 2, .args = args};
+    while (call.n_args < 5 && args[call.n_args])
+        call.n_args++;
     return snap_redis_eval(l->redis, &call, out_reply, err);
 }
 

@@ -271,7 +271,7 @@ static int redis_send_script(struct snap_redis *r, const struct snap_redis_call 
     }
     for (int i = 0; i < call->n_args; i++) {
         args[3 + i] = call->args[i];
-        lengths[3 + i] = call->lengths[i];
+        lengths[3 + i] = call->lengths ? call->lengths[i] : strlen(call->args[i]);
     }
     int rc = redis_append(r, 3 + call->n_args, args, lengths, err);
     if (rc == 0)

@@ -28,7 +28,7 @@ struct snap_redis_call {
     int n_keys;
     int n_args;        /* keys and other arguments together */
     const char **args; /* [n_args], keys first */
-    size_t *lengths;   /* [n_args] */
+    size_t *lengths;   /* [n_args]; NULL: all of them are text */
 };
 
 /* Whether the last call found somebody who answered, if only with an error. */

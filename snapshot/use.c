@@ -48,10 +48,9 @@ static int use_eval(struct snap_redis *redis, const char *script, bool writes, c
                     const char *b, redisReply **out_reply, struct base_error *err)
 {
     const char *args[3] = {key, a, b};
-    size_t lengths[3];
-    struct snap_redis_call call = {.script = script, .writes = writes, .n_keys = 1, .args = args, .lengths = lengths};
-    for (; call.n_args < 3 && args[call.n_args]; call.n_args++)
-        lengths[call.n_args] = strlen(args[call.n_args]);
+    struct snap_redis_call call = {.script = script, .writes = writes, .n_keys = 1, .args = args};
+    while (call.n_args < 3 && args[call.n_args])
+        call.n_args++;
     return snap_redis_eval(redis, &call, out_reply, err);
 }
 
