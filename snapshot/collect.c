@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "snapshot/events.h"
+#include "snapshot/lock_file.h"
 #include "snapshot/use.h"
 
 #define FILES_TTL_MS (INT64_C(90) * 24 * 3600 * 1000) /* as in Redis */
@@ -288,15 +288,9 @@ static int collect_dangling(struct collection *c, const char *prefix, struct bas
 static int lock_collection(const struct snap_store *store, struct base_error *err)
 {
     char path[PATH_MAX];
-    int n = snprintf(path, sizeof(path), "%s/locks", store->dir);
-    int rc = n < 0 || n >= PATH_MAX - 16 ? base_fail(err, ERR_USAGE, "store %s: the path is too long", store->dir)
-                                         : base_file_make_dirs(path, err);
+    int fd, rc = snap_lock_file_open(store->dir, "gc.lock", path, &fd, err);
     if (rc < 0)
         return rc;
-    strcpy(path + n, "/gc.lock");
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd < 0)
-        return base_fail_errno(err, "open lock %s", path);
     if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
         close(fd);
         return base_fail(err, ERR_AGAIN, "another collection of %s is running", store->dir);

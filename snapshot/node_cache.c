@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "snapshot/lock_file.h"
 #include "snapshot/snap_digest.h"
 
 #define USED ".used"
@@ -141,10 +142,10 @@ static bool disk_has(const char *dir, uint64_t needed)
 static int evict_lock(const char *dir)
 {
     char path[PATH_MAX];
-    int n = snprintf(path, sizeof(path), "%s/locks/cache.lock", dir);
-    int fd = n > 0 && n < PATH_MAX ? open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644) : -1;
-    if (fd >= 0)
-        (void)flock(fd, LOCK_EX);
+    int fd;
+    if (snap_lock_file_open(dir, "cache.lock", path, &fd, NULL) < 0)
+        return -1;
+    (void)flock(fd, LOCK_EX);
     return fd;
 }
 

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "snapshot/lock_file.h"
 #include "snapshot/node_cache.h"
 #include "snapshot/s3_client.h"
 #include "snapshot/snap_fetch_pace.h"
@@ -572,16 +573,12 @@ static int fetch_threads(struct snap_fetch *f, struct base_error *err)
 /* 1: ours, 0: another's, negative: no lock can be had. */
 static int lock_try(struct snap_fetch *f, struct base_error *err)
 {
-    char path[PATH_MAX];
-    int n = snprintf(path, sizeof(path), "%s/locks", f->dir);
-    int rc = n < 0 || n >= PATH_MAX - 64 ? base_fail(err, ERR_USAGE, "cache %s: the path is too long", f->dir)
-                                         : base_file_make_dirs(path, err);
+    char path[PATH_MAX], name[SNAP_ID_CHARS + 8];
+    int fd;
+    snprintf(name, sizeof(name), "%.32s.fetch", f->id);
+    int rc = snap_lock_file_open(f->dir, name, path, &fd, err);
     if (rc < 0)
         return rc;
-    snprintf(path + n, sizeof(path) - (size_t)n, "/%s.fetch", f->id);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd < 0)
-        return base_fail_errno(err, "open lock %s", path);
     if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
         f->lock_fd = fd;
         return 1;

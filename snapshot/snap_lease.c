@@ -2,20 +2,18 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
+#include "snapshot/lock_file.h"
+#include "snapshot/renewal.h"
 
 #define LEASE_MS "15000" /* how long a killed builder's lease keeps others from building */
 
@@ -26,10 +24,7 @@ struct snap_lease {
     struct snap_redis *redis; /* NULL: the file alone */
     char key[KEY_MAX], fence[KEY_MAX], value[VALUE_MAX], token[VALUE_MAX];
     struct snap_index_fence for_index;
-    pthread_mutex_t lock; /* guards stopping */
-    pthread_cond_t wake;
-    bool stopping, has_thread;
-    pthread_t thread;
+    struct snap_renewal renewal;
 };
 
 /* KEYS: lease, fence. ARGV: who asks, ms. The value is <token>:<who>. A token is larger than every one before, also than those
@@ -82,26 +77,9 @@ static int lease_renew(struct snap_lease *l, struct base_error *err)
     return rc;
 }
 
-static bool lease_wait(struct snap_lease *l)
+static void lease_renew_again(void *lease)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += RENEW_S;
-    pthread_mutex_lock(&l->lock);
-    int rc = 0;
-    while (!l->stopping && rc == 0)
-        rc = pthread_cond_timedwait(&l->wake, &l->lock, &until);
-    bool stopping = l->stopping;
-    pthread_mutex_unlock(&l->lock);
-    return !stopping;
-}
-
-static void *lease_thread(void *arg)
-{
-    struct snap_lease *l = arg;
-    while (lease_wait(l))
-        (void)lease_renew(l, NULL); /* lost or away: the check before publishing says so */
-    return NULL;
+    (void)lease_renew(lease, NULL); /* lost or away: the check before publishing says so */
 }
 
 static int lease_take_redis(struct snap_lease *l, struct base_error *err)
@@ -130,16 +108,11 @@ static int lease_take_redis(struct snap_lease *l, struct base_error *err)
 
 static int lease_take_file(struct snap_lease *l, struct snap_store *store, const char *key, struct base_error *err)
 {
-    char path[PATH_MAX];
-    int n = snprintf(path, sizeof(path), "%s/locks", store->dir);
-    int rc = n < 0 || n >= PATH_MAX - 64 ? base_fail(err, ERR_USAGE, "store %s: the path is too long", store->dir)
-                                         : base_file_make_dirs(path, err);
+    char path[PATH_MAX], name[SNAP_ID_CHARS + 8];
+    snprintf(name, sizeof(name), "%.32s.lock", key);
+    int rc = snap_lock_file_open(store->dir, name, path, &l->fd, err);
     if (rc < 0)
         return rc;
-    snprintf(path + n, sizeof(path) - (size_t)n, "/%.32s.lock", key);
-    l->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (l->fd < 0)
-        return base_fail_errno(err, "open lock %s", path);
     if (flock(l->fd, LOCK_EX | LOCK_NB) == 0 || errno == ENOLCK || errno == EOPNOTSUPP || errno == ENOSYS)
         return 0; /* a file system without locks: Redis, or the rename, decides */
     if (errno == EWOULDBLOCK)
@@ -150,7 +123,6 @@ static int lease_take_file(struct snap_lease *l, struct snap_store *store, const
 static struct snap_lease *lease_new(struct snap_store *store, const char *key)
 {
     struct snap_lease *l = calloc(1, sizeof(*l));
-    pthread_condattr_t attr;
     if (!l)
         return NULL;
     l->fd = -1;
@@ -158,11 +130,6 @@ static struct snap_lease *lease_new(struct snap_store *store, const char *key)
     snprintf(l->key, sizeof(l->key), "rouse:lease:%.32s", key);
     snprintf(l->fence, sizeof(l->fence), "rouse:fence:%.32s", key);
     l->for_index = (struct snap_index_fence){.lease = l->key, .fence = l->fence, .value = l->value, .token = l->token};
-    pthread_mutex_init(&l->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->wake, &attr);
-    pthread_condattr_destroy(&attr);
     return l;
 }
 
@@ -179,7 +146,8 @@ int snap_lease_take(struct snap_store *store, const char *key, struct snap_lease
         snap_lease_release(l);
         return rc;
     }
-    l->has_thread = l->redis && pthread_create(&l->thread, NULL, lease_thread, l) == 0;
+    if (l->redis)
+        snap_renewal_begin(&l->renewal, RENEW_S, lease_renew_again, l);
     *out_lease = l;
     return 0;
 }
@@ -204,12 +172,7 @@ void snap_lease_release(struct snap_lease *lease)
 {
     if (!lease)
         return;
-    pthread_mutex_lock(&lease->lock);
-    lease->stopping = true;
-    pthread_cond_signal(&lease->wake);
-    pthread_mutex_unlock(&lease->lock);
-    if (lease->has_thread)
-        pthread_join(lease->thread, NULL);
+    snap_renewal_end(&lease->renewal);
     if (lease->redis && lease->value[0]) {
         redisReply *reply = NULL;
         if (lease_eval(lease, release_script, lease->value, NULL, NULL, &reply, NULL) == 0)
@@ -217,8 +180,6 @@ void snap_lease_release(struct snap_lease *lease)
     }
     if (lease->fd >= 0)
         close(lease->fd); /* and with it the lock */
-    pthread_cond_destroy(&lease->wake);
-    pthread_mutex_destroy(&lease->lock);
     free(lease);
 }
 

@@ -3,17 +3,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "snapshot/renewal.h"
 
 #define TTL_TEXT "60000"
 
@@ -24,10 +23,8 @@ struct snap_use {
         note_fd; /* the snapshot and the note of its use, both flock'ed, shared; note -1: the store cannot be written */
     struct snap_redis *redis; /* its own connection, driven by the thread, then by end; NULL: none */
     char key[KEY_MAX], member[MEMBER_MAX];
-    pthread_mutex_t lock; /* guards stopping */
-    pthread_cond_t wake;
-    bool stopping, has_thread, entered; /* entered: the thread's, then end's */
-    pthread_t thread;
+    bool entered; /* the thread's, then end's */
+    struct snap_renewal renewal;
 };
 
 /* ---- Redis ---- */
@@ -59,66 +56,36 @@ static void use_key(const char *id, char out[KEY_MAX])
     snprintf(out, KEY_MAX, "rouse:use:%.*s", SNAP_ID_CHARS, id);
 }
 
-static bool use_wait(struct snap_use *u)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += RENEW_S;
-    pthread_mutex_lock(&u->lock);
-    int rc = 0;
-    while (!u->stopping && rc == 0)
-        rc = pthread_cond_timedwait(&u->wake, &u->lock, &until);
-    bool stopping = u->stopping;
-    pthread_mutex_unlock(&u->lock);
-    return !stopping;
-}
-
 /* The first entry comes after a while: a start has its round trips for itself, and short processes need none. */
-static void *use_thread(void *arg)
+static void use_enter(void *use)
 {
-    struct snap_use *u = arg;
-    while (use_wait(u)) {
-        redisReply *reply = NULL;
-        if (use_eval(u->redis, enter_script, true, u->key, u->member, TTL_TEXT, &reply, NULL) == 0)
-            u->entered = true;
-        freeReplyObject(reply);
-    }
-    return NULL;
+    struct snap_use *u = use;
+    redisReply *reply = NULL;
+    if (use_eval(u->redis, enter_script, true, u->key, u->member, TTL_TEXT, &reply, NULL) == 0)
+        u->entered = true;
+    freeReplyObject(reply);
 }
 
 static void use_announce(struct snap_use *u, const char *url, const char *id)
 {
     char host[64] = "";
     uint64_t random = base_clock_mono_ns();
-    pthread_condattr_t attr;
     if (!url || !url[0] || snap_redis_open(url, &u->redis, NULL) < 0)
         return;
     (void)!getrandom(&random, sizeof(random), GRND_NONBLOCK);
     (void)!gethostname(host, sizeof(host) - 1);
     use_key(id, u->key);
     snprintf(u->member, sizeof(u->member), "%s:%ld:%016" PRIx64, host, (long)getpid(), random);
-    pthread_mutex_init(&u->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&u->wake, &attr);
-    pthread_condattr_destroy(&attr);
-    u->has_thread = pthread_create(&u->thread, NULL, use_thread, u) == 0;
+    snap_renewal_begin(&u->renewal, RENEW_S, use_enter, u);
 }
 
 static void use_withdraw(struct snap_use *u)
 {
     redisReply *reply = NULL;
-    pthread_mutex_lock(&u->lock);
-    u->stopping = true;
-    pthread_cond_signal(&u->wake);
-    pthread_mutex_unlock(&u->lock);
-    if (u->has_thread)
-        pthread_join(u->thread, NULL);
+    snap_renewal_end(&u->renewal);
     if (u->entered && use_eval(u->redis, leave_script, true, u->key, u->member, NULL, &reply, NULL) == 0)
         freeReplyObject(reply);
     snap_redis_close(u->redis);
-    pthread_cond_destroy(&u->wake);
-    pthread_mutex_destroy(&u->lock);
 }
 
 /* ---- the file ---- */
