@@ -9,13 +9,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/pool.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
-#endif
-
 enum {
+    PAGE_BYTES = 4096,
     PIECE_BYTES = 32 << 20, /* touched at once: sixteen huge pages */
     READ_BYTES = 4 << 20,
     TRIES = 5,
@@ -127,7 +125,7 @@ int bench_pages_fill(const char *path, double *out_fraction, struct base_error *
     if (rc == 0 && fraction < BENCH_CACHED_MIN)
         rc = base_fail(err, ERR_AGAIN,
                        "%s: only %.1f %% of it stay in the page cache; memory is short (%.1f GB available)", path,
-                       100 * fraction, (double)bench_memory_available() / 1e9);
+                       100 * fraction, (double)base_memory_available() / 1e9);
     if (rc == 0)
         *out_fraction = fraction;
     return rc;
@@ -135,37 +133,30 @@ int bench_pages_fill(const char *path, double *out_fraction, struct base_error *
 
 /* ---- fresh memory ---- */
 
-uint64_t bench_memory_available(void)
-{
-    char line[256];
-    unsigned long long kib = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f) && sscanf(line, "MemAvailable: %llu kB", &kib) != 1)
-        ;
-    if (f)
-        fclose(f);
-    return kib * 1024;
-}
-
 struct touched {
     uint8_t *memory;
     uint64_t bytes;
 };
+
+void bench_pages_touch(uint8_t *memory, uint64_t n)
+{
+    if (base_memory_populate_write(memory, n) == 0)
+        return;
+    for (uint64_t i = 0; i < n; i += PAGE_BYTES)
+        ((volatile uint8_t *)memory)[i] = 1;
+}
 
 static void touch_piece(void *context, uint32_t task, uint32_t thread)
 {
     (void)thread;
     const struct touched *t = context;
     uint64_t at = (uint64_t)task * PIECE_BYTES, n = t->bytes - at < PIECE_BYTES ? t->bytes - at : PIECE_BYTES;
-    if (madvise(t->memory + at, n, MADV_POPULATE_WRITE) == 0)
-        return;
-    for (uint64_t i = 0; i < n; i += 4096)
-        ((volatile uint8_t *)t->memory)[at + i] = 1;
+    bench_pages_touch(t->memory + at, n);
 }
 
 uint64_t bench_pages_prime(uint64_t bytes)
 {
-    uint64_t most = bench_memory_available() / 10 * 7;
+    uint64_t most = base_memory_available() / 10 * 7;
     struct touched t = {.bytes = bytes < most || !most ? bytes : most};
     struct base_pool *pool = NULL;
     struct base_error err = {0};

@@ -29,7 +29,7 @@ int bench_pages_fill(const char *path, double *out_fraction, struct base_error *
 /* Touches fresh memory in huge pages on all cores and gives it back. At most 70 % of what is available; returns the bytes. */
 uint64_t bench_pages_prime(uint64_t bytes);
 
-/* Of the system, in bytes; 0: unknown. */
-uint64_t bench_memory_available(void);
+/* First touch of every page. memory: page-aligned. */
+void bench_pages_touch(uint8_t *memory, uint64_t n);
 
 #endif

@@ -1,4 +1,5 @@
 #include "bench/bench_restore.h"
+#include "base/memory.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -328,7 +329,7 @@ static bool fits(struct bench_restore *b, struct bench_case *c, uint32_t n)
 {
     double one =
         bench_samples_summary(&b->samples, begins(c->name, "cold") ? "cold" : "cached", "anonymous_bytes").high;
-    double free_now = (double)bench_memory_available();
+    double free_now = (double)base_memory_available();
     if (n <= 1 || free_now == 0 || one * n < 0.9 * free_now)
         return true;
     snprintf(c->note, sizeof c->note, "left out: %u starts hold %.1f GB for themselves, %.1f GB are available", n,

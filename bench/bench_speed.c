@@ -9,13 +9,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/pool.h"
 #include "bench/bench_pages.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ  22 /* Linux 5.14 */
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum { PAGE_BYTES = 4096, TOUCH_BYTES = 32 << 20 };
 
@@ -192,17 +188,14 @@ static void touch(void *context, uint32_t task, uint32_t thread)
     (void)thread;
     const struct area *a = context;
     uint64_t n, at = piece_at(a, task, &n);
-    if (madvise(a->memory + at, n, MADV_POPULATE_WRITE) == 0)
-        return;
-    for (uint64_t i = 0; i < n; i += PAGE_BYTES)
-        ((volatile uint8_t *)a->memory)[at + i] = 1;
+    bench_pages_touch(a->memory + at, n);
 }
 
 static void sum_mapped(void *context, uint32_t task, uint32_t thread)
 {
     const struct area *a = context;
     uint64_t n, at = piece_at(a, task, &n), x = 0, y = 0, z = 0, w = 0;
-    (void)madvise(a->memory + at, n, MADV_POPULATE_READ);
+    (void)base_memory_populate_read(a->memory + at, n);
     const uint64_t *p = (const uint64_t *)(const void *)(a->memory + at);
     for (uint64_t i = 0; i + 8 <= n / 8; i += 8) {
         x += p[i] ^ p[i + 1];
@@ -229,7 +222,7 @@ static double run(struct base_pool *pool, base_pool_fn *fn, struct area *a)
 
 int bench_speed_touch(uint64_t bytes, double *out_gbs, struct base_error *err)
 {
-    uint64_t most = bench_memory_available() / 3;
+    uint64_t most = base_memory_available() / 3;
     struct area a = {.bytes = bytes < most || !most ? bytes : most, .piece_bytes = TOUCH_BYTES};
     struct base_pool *pool = NULL;
     int rc = base_pool_new(0, &pool, err);

@@ -5,10 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
-#include <unistd.h>
 
-#include "base/buffer.h"
-#include "base/file.h"
+#include "base/memory.h"
+#include "base/pool.h"
 #include "snapshot/chunk_reader.h"
 
 /* Not in every linux/magic.h. */
@@ -67,25 +66,9 @@ static enum restore_fs fs_of(int fd)
     return type == TMPFS_MAGIC || type == RAMFS_MAGIC ? RESTORE_FS_MEMORY : RESTORE_FS_LOCAL;
 }
 
-/* MemAvailable, cut by the container's limit. */
-static uint64_t memory_free(void)
-{
-    struct base_buffer text;
-    unsigned long long kib = 0;
-    base_buffer_init(&text, 8192);
-    if (base_file_read("/proc/meminfo", 8192, &text, NULL) == 0) {
-        const char *at = strstr(base_buffer_cstr(&text), "MemAvailable:");
-        if (at && sscanf(at, "MemAvailable: %llu kB", &kib) != 1)
-            kib = 0;
-    }
-    base_buffer_done(&text);
-    return (uint64_t)kib * 1024;
-}
-
 void restore_look(const struct snap_file *file, const struct gpu_device *device, const char *node_dir,
                   struct snap_node *node, struct restore_ground *out)
 {
-    const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
     *out = (struct restore_ground){.weights_bytes = file->layout.sections[SNAP_WEIGHTS].stored_bytes,
                                    .cached = snap_file_cached_share(file, SNAP_WEIGHTS),
                                    .fs = fs_of(file->fd),
@@ -94,8 +77,8 @@ void restore_look(const struct snap_file *file, const struct gpu_device *device,
                                    .mappable = file->map != NULL,
                                    .direct = file->fd_direct >= 0,
                                    .uring = chunk_reader_uring_works(),
-                                   .memory_free = memory_free(),
-                                   .n_cores = n_cores > 0 ? (uint32_t)n_cores : 1,
+                                   .memory_free = base_memory_available(),
+                                   .n_cores = base_pool_default_threads(),
                                    .proven = node && snap_node_is_proven(node)};
     snap_node_rates(node_dir, file->device, &out->rates);
 }

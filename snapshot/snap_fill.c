@@ -8,22 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/pool.h"
 #include "base/progress.h"
 #include "snapshot/chunk_reader.h"
-
-/* Linux 5.14 */
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum {
     READERS_MAX = 8,
@@ -163,7 +155,7 @@ static struct gpu_model *await_model(struct snap_fill *f)
 static void populate(struct snap_fill *f, void *to, size_t n)
 {
     uint64_t began_ns = base_clock_mono_ns();
-    (void)madvise(to, n, MADV_POPULATE_WRITE);
+    (void)base_memory_populate_write(to, n);
     atomic_fetch_add(&f->touched_ns, base_clock_mono_ns() - began_ns);
     atomic_fetch_add(&f->touched_bytes, n);
 }
@@ -292,7 +284,7 @@ static bool next_chunk(struct snap_fill *f, uint32_t *out_chunk)
 static int attach_chunk(struct snap_fill *f, uint32_t chunk, uint8_t *at, uint8_t *scratch, struct base_error *err)
 {
     struct snap_chunk c = chunk_of(f, chunk);
-    if (madvise(at, c.bytes, MADV_POPULATE_READ) < 0) {
+    if (base_memory_populate_read(at, c.bytes) < 0) {
         int rc = snap_file_read_buffered(f->o.file, f->first_chunk + chunk, scratch, err);
         if (rc < 0)
             return rc;

@@ -5,17 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "snapshot/snap_fill.h"
 #include "snapshot/snap_plan.h"
 #include "snapshot/start.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
 
 enum { MAP_AHEAD_MS = 10, MAP_AHEAD_BYTES = 64 << 20, LOOKS_MAX = 50, LOOK_AGAIN_MS = 5 };
 
@@ -241,8 +237,8 @@ static void map_ahead(struct gpu_model *model)
     const uint64_t bytes = gpu_model_plan(model)->weights_bytes,
                    until_ns = base_clock_mono_ns() + MAP_AHEAD_MS * UINT64_C(1000000);
     for (uint64_t at = 0; at < bytes && base_clock_mono_ns() < until_ns; at += MAP_AHEAD_BYTES)
-        if (madvise(gpu_model_host(model) + at, bytes - at < MAP_AHEAD_BYTES ? bytes - at : MAP_AHEAD_BYTES,
-                    MADV_POPULATE_READ) < 0)
+        if (base_memory_populate_read(gpu_model_host(model) + at,
+                                      bytes - at < MAP_AHEAD_BYTES ? bytes - at : MAP_AHEAD_BYTES) < 0)
             return;
 }
 

@@ -1,10 +1,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/buffer.h"
 #include "base/file.h"
+#include "base/memory.h"
 #include "gpu/cpu/cpu_model.h"
 
 enum { TEXT_BYTES_MAX = 4 << 20 /* /proc/cpuinfo of a large machine has 1 MB */ };
@@ -26,33 +26,6 @@ static void read_name(char *name, size_t size)
         snprintf(name, size, "cpu");
     }
     base_buffer_done(&text);
-}
-
-/* A number of bytes in a cgroup's file; UINT64_MAX for "max" and for no file. */
-static uint64_t read_limit(const char *path)
-{
-    struct base_buffer text;
-    base_buffer_init(&text, 64);
-    uint64_t limit = UINT64_MAX;
-    if (base_file_read(path, 64, &text, NULL) == 0) {
-        char *end;
-        const unsigned long long v = strtoull(base_buffer_cstr(&text), &end, 10);
-        if (end != base_buffer_cstr(&text))
-            limit = v;
-    }
-    base_buffer_done(&text);
-    return limit;
-}
-
-/* What this process may use: the machine's memory, cut by its container's limit (cgroup v2, then v1). */
-static uint64_t read_memory(void)
-{
-    uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    const uint64_t v2 = read_limit("/sys/fs/cgroup/memory.max");
-    const uint64_t v1 = read_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes");
-    if (v2 < bytes)
-        bytes = v2;
-    return v1 < bytes ? v1 : bytes;
 }
 
 static void cpu_close(struct gpu_device *device)
@@ -78,7 +51,7 @@ static int cpu_open(uint32_t index, const struct gpu_open_options *options, stru
     d->base.backend = &gpu_cpu_backend;
     d->base.info = (struct gpu_info){.kind = "cpu", .arch = d->kernels->arch, .driver = ""};
     d->base.info.n_threads = base_pool_n_threads(d->pool);
-    d->base.info.memory_bytes = read_memory();
+    d->base.info.memory_bytes = base_memory_total();
     d->base.info.kv_value_bytes = sizeof(float);
     read_name(d->base.info.name, sizeof d->base.info.name);
     *out_device = &d->base;
@@ -97,7 +70,8 @@ static int cpu_check(const struct gpu_device *device, const struct model_config 
                      struct base_error *err)
 {
     (void)device, (void)config;
-    return dtype == MODEL_Q8 ? base_fail(err, ERR_USAGE, "the cpu has no kernels for q8; use --dtype f16, bf16 or f32") : 0;
+    return dtype == MODEL_Q8 ? base_fail(err, ERR_USAGE, "the cpu has no kernels for q8; use --dtype f16, bf16 or f32")
+                             : 0;
 }
 
 const struct gpu_backend gpu_cpu_backend = {
