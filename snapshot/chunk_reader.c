@@ -129,14 +129,12 @@ static void enqueue(struct chunk_reader *r, struct pending *p)
     }
 }
 
-int chunk_reader_submit(struct chunk_reader *r, uint32_t chunk, uint8_t *to, uint32_t slot, struct base_error *err)
+void chunk_reader_submit(struct chunk_reader *r, uint32_t chunk, uint8_t *to, uint32_t slot)
 {
-    (void)err;
     assert(chunk_reader_has_room(r) && (slot == CHUNK_READER_NO_SLOT || slot < r->o.n_slots));
     struct pending *p = &r->pending[r->n_pending++];
     *p = (struct pending){.read = {chunk, slot, to}};
     enqueue(r, p);
-    return 0;
 }
 
 static uint32_t find_pending(const struct chunk_reader *r, uint64_t chunk)

@@ -40,8 +40,7 @@ uint32_t chunk_reader_n_pending(const struct chunk_reader *reader);
 
 /* One more, into `to` (page-aligned, a whole chunk long), which is slot number `slot` of n_slots, or
  * CHUNK_READER_NO_SLOT. */
-int chunk_reader_submit(struct chunk_reader *reader, uint32_t chunk, uint8_t *to, uint32_t slot,
-                        struct base_error *err);
+void chunk_reader_submit(struct chunk_reader *reader, uint32_t chunk, uint8_t *to, uint32_t slot);
 
 /* The next that has arrived and matched its checksum; waits. On an error *out says which it was: its buffer is free too. */
 struct chunk_read {

@@ -14,8 +14,6 @@
 
 enum { DEPTH_MAX = 8, THREADS_MAX = 8, DRAW_MS = 50 };
 
-#define COLD_SHARE 0.02 /* cached at most, for a scan to say something of the disk */
-
 struct scan {
     const struct chunk_scan *o;
     bool uring;
@@ -56,7 +54,7 @@ static void scan_chunks(struct scan *s, struct chunk_reader *r, uint8_t *buffers
             if (chunk >= n_chunks)
                 break;
             uint32_t slot = free_slots[--n_free];
-            (void)chunk_reader_submit(r, chunk, buffers + (size_t)slot * SNAP_CHUNK_BYTES, slot, NULL);
+            chunk_reader_submit(r, chunk, buffers + (size_t)slot * SNAP_CHUNK_BYTES, slot);
         }
         if (chunk_reader_n_pending(r) == 0)
             return;
@@ -122,11 +120,6 @@ static int scan_threads(struct scan *s, struct base_error *err)
     return rc;
 }
 
-static uint32_t at_most(uint32_t n, uint32_t max)
-{
-    return n < max ? n : max;
-}
-
 static void choose_reader(struct scan *s)
 {
     struct snap_rates rates = {{0}};
@@ -135,16 +128,14 @@ static void choose_reader(struct scan *s)
     if (s->o->reader == CHUNK_SCAN_AUTO)
         snap_node_rates(s->o->node_dir, s->o->file->device, &rates);
     s->uring = restore_by_uring(&rates, works);
-    const uint32_t depth = restore_depth(s->uring, n_cores);
-    s->n_threads = s->uring ? at_most(n_cores, depth / 2) : depth;
-    s->depth = depth / s->n_threads;
+    s->n_threads = restore_threads(s->uring, restore_depth(s->uring, n_cores), n_cores, &s->depth);
 }
 
 int chunk_scan_run(const struct chunk_scan *scan, struct chunk_scan_result *out, struct base_error *err)
 {
     struct scan s = {.o = scan, .first = UINT32_MAX};
     const size_t n_bytes = (size_t)DEPTH_MAX * SNAP_CHUNK_BYTES;
-    const bool cold = snap_file_cached_share(scan->file, SNAP_WEIGHTS) < COLD_SHARE;
+    const bool cold = snap_file_cached_share(scan->file, SNAP_WEIGHTS) < RESTORE_COLD_SHARE;
     choose_reader(&s);
     s.buffers = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (s.buffers == MAP_FAILED)

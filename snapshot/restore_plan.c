@@ -25,7 +25,8 @@ enum {
     DEPTH_ATTACH = 8,
     DEPTH_URING = 8,
     DEPTH_THREADS_MIN = 4,
-    DEPTH_THREADS_MAX = 8
+    DEPTH_THREADS_MAX = 8,
+    RING_THREADS_MAX = 4 /* hashing is what they do */
 };
 
 /* A mapped file is worth this factor in speed: it is shared, and there the next time. */
@@ -143,6 +144,16 @@ uint32_t restore_depth(bool uring, uint32_t n_cores)
     if (uring)
         return DEPTH_URING;
     return n < DEPTH_THREADS_MIN ? DEPTH_THREADS_MIN : n > DEPTH_THREADS_MAX ? DEPTH_THREADS_MAX : n;
+}
+
+uint32_t restore_threads(bool uring, uint32_t depth, uint32_t n_cores, uint32_t *out_each)
+{
+    uint32_t n = uring ? n_cores : depth;
+    if (uring && n > RING_THREADS_MAX)
+        n = RING_THREADS_MAX;
+    n = n < depth ? n : depth;
+    *out_each = depth / n;
+    return n;
 }
 
 static double estimate(const struct restore_ground *g, const struct restore_plan *p)

@@ -17,6 +17,8 @@
 #include "snapshot/node.h"
 #include "snapshot/snap_file.h"
 
+#define RESTORE_COLD_SHARE 0.02 /* of a file cached at most, for reading it to say something of the disk */
+
 enum restore_way { RESTORE_AUTO, RESTORE_ATTACH, RESTORE_STREAM, RESTORE_RING };
 
 /* What a file system promises about a mapping that outlives the restore. */
@@ -60,6 +62,8 @@ void restore_look(const struct snap_file *file, const struct gpu_device *device,
 enum snap_rate restore_rate_of(const struct restore_plan *plan);
 bool restore_by_uring(const struct snap_rates *rates, bool works);
 uint32_t restore_depth(bool uring, uint32_t n_cores);
+/* That many chunks under way, divided: by threads that read one each, or by a few that have rings. *out_each: of one thread. */
+uint32_t restore_threads(bool uring, uint32_t depth, uint32_t n_cores, uint32_t *out_each);
 
 /* forced RESTORE_AUTO: the best. ERR_USAGE: the forced way is not one of this device or file. */
 int restore_choose(const struct restore_ground *ground, enum restore_way forced, struct restore_plan *out,

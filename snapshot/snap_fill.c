@@ -19,7 +19,6 @@
 
 enum {
     READERS_MAX = 8,
-    READERS_URING_MAX = 4, /* hashing is what they do */
     /* POSIX_FADV_WILLNEED reads no further than the device's largest request or its read-ahead, whatever it is asked for. */
     ANNOUNCE_BYTES = 128 << 10,
     DRAW_MS = 100
@@ -53,6 +52,7 @@ struct snap_fill {
     bool direct_fails;         /* it did once */
     uint32_t n_prefix;         /* chunks in place without a gap before them */
     uint64_t done;             /* bytes */
+    uint64_t took_ns;          /* until all was in place; 0: it is not */
     bool stopped;              /* readers end; err says why */
     struct base_error err;
 };
@@ -74,24 +74,24 @@ static struct snap_chunk chunk_of(const struct snap_fill *f, uint32_t chunk)
 
 /* ---- in place ---- */
 
-/* What this machine learns from it for the next time. */
-static void note_for_node(const struct snap_fill *f, uint64_t ns)
+/* What this machine learns from it for the next time. By the driving thread, when the others have ended. */
+static void note_for_node(const struct snap_fill *f)
 {
     const uint64_t touched_ns = atomic_load(&f->touched_ns);
-    if (!f->o.cold || ns == 0)
+    if (!f->o.cold || f->took_ns == 0)
         return;
     snap_node_note_rate(f->o.node_dir, f->o.file->device, restore_rate_of(&f->o.plan),
-                        (double)f->total * 1e9 / (double)ns);
+                        (double)f->total * 1e9 / (double)f->took_ns);
     if (touched_ns > 0)
         snap_node_note_rate(f->o.node_dir, f->o.file->device, SNAP_RATE_TOUCH,
                             (double)atomic_load(&f->touched_bytes) * 1e9 * f->n_threads / (double)touched_ns);
 }
 
-static void note_rate(const struct snap_fill *f)
+static void note_rate(struct snap_fill *f)
 {
     char text[32];
     uint64_t ns = base_clock_mono_ns() - f->began_ns;
-    note_for_node(f, ns);
+    f->took_ns = ns;
     base_trace_end(f->o.trace, BASE_TRACE_RESTORE);
     snprintf(text, sizeof(text), "%" PRIu64, f->total);
     base_trace_note(f->o.trace, "bytes", text);
@@ -343,7 +343,8 @@ static int begin_chunk(struct snap_fill *f, struct chunk_reader *r, uint32_t chu
     if (rc < 0)
         return rc;
     populate(f, to, slot == CHUNK_READER_NO_SLOT ? c.bytes : SNAP_CHUNK_BYTES);
-    return chunk_reader_submit(r, f->first_chunk + chunk, to, slot, err);
+    chunk_reader_submit(r, f->first_chunk + chunk, to, slot);
+    return 0;
 }
 
 static int end_chunk(struct snap_fill *f, struct chunk_reader *r, struct base_error *err)
@@ -426,16 +427,18 @@ static void start_bar(struct snap_fill *f)
         base_progress_begin(&f->bar, "restoring snapshot", "B", f->total);
 }
 
-/* Page cache and disk want several reads at once: by as many threads, or by a ring a thread. With a device's ring all threads together
- * have less under way than it has slots, but for one: so none waits for a slot that only itself could free. */
+static uint32_t at_most(uint32_t n, uint32_t max)
+{
+    return n < max ? n : max;
+}
+
+/* With a device's ring all threads together have less under way than it has slots, but for one: so none waits for a slot that only
+ * itself could free. */
 static uint32_t plan_threads(struct snap_fill *f)
 {
-    const bool uring = f->o.plan.way != RESTORE_ATTACH && f->o.plan.uring;
-    uint32_t n = uring ? base_pool_default_threads() : f->o.plan.depth, most = uring ? READERS_URING_MAX : READERS_MAX;
-    uint32_t in_flight = f->upload && f->o.ring_slots < f->o.plan.depth ? f->o.ring_slots : f->o.plan.depth;
-    n = n < most ? n : most;
-    f->depth = uring && in_flight > n ? in_flight / n : 1;
-    return n < f->n_chunks ? n : f->n_chunks;
+    const uint32_t depth = f->upload ? at_most(f->o.plan.depth, f->o.ring_slots) : f->o.plan.depth;
+    const uint32_t n = restore_threads(f->o.plan.uring, depth, base_pool_default_threads(), &f->depth);
+    return at_most(at_most(n, READERS_MAX), f->n_chunks);
 }
 
 static int start_threads(struct snap_fill *f, struct base_error *err)
@@ -538,6 +541,7 @@ int snap_fill_end(struct snap_fill *f, bool give_up, struct base_error *err)
     for (uint32_t i = 0; i < f->n_threads; i++)
         pthread_join(f->threads[i], NULL);
     base_progress_end(&f->bar);
+    note_for_node(f);
     rc = upload_end(f, rc, err);
     fill_free(f);
     return rc;

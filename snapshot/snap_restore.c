@@ -15,8 +15,6 @@
 
 enum { MAP_AHEAD_MS = 10, MAP_AHEAD_BYTES = 64 << 20, LOOKS_MAX = 50, LOOK_AGAIN_MS = 5 };
 
-#define COLD_SHARE 0.02 /* cached at most, for a restore to say something of the disk */
-
 /* What a restore needs until the model stands. */
 struct parts {
     struct snap_plan plan;
@@ -195,7 +193,7 @@ static int begin_fill(const struct snap_restore *r, struct snap_file *f, struct 
     const struct snap_fill_options options = {.device = r->device,
                                               .file = f,
                                               .plan = parts->way,
-                                              .cold = parts->ground.cached < COLD_SHARE,
+                                              .cold = parts->ground.cached < RESTORE_COLD_SHARE,
                                               .node_dir = r->node_dir,
                                               .node = parts->node,
                                               .tokenizer = out->tokenizer_blob,
@@ -380,7 +378,7 @@ static int refill(struct gpu_device *device, struct snap_file *f, const char *id
     rc = snap_plan_check(&plan, gpu_model_plan(model), err);
     snap_plan_done(&plan);
     restore_look(f, device, NULL, NULL, &ground);
-    options.cold = ground.cached < COLD_SHARE;
+    options.cold = ground.cached < RESTORE_COLD_SHARE;
     if (rc == 0)
         rc = restore_choose(&ground, RESTORE_AUTO, &options.plan, err);
     if (rc == 0)

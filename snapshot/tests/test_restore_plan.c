@@ -182,6 +182,15 @@ static void test_reader(void **state)
         if (restore_by_uring(&rates, cases[i].works) != cases[i].by_uring)
             fail_msg("case %zu", i);
     }
+    uint32_t each;
+    assert_int_equal(restore_threads(true, 8, 2, &each), 2);
+    assert_int_equal(each, 4);
+    assert_int_equal(restore_threads(true, 8, 64, &each), 4);
+    assert_int_equal(each, 2);
+    assert_int_equal(restore_threads(true, 1, 64, &each), 1);
+    assert_int_equal(each, 1);
+    assert_int_equal(restore_threads(false, 6, 2, &each), 6);
+    assert_int_equal(each, 1);
     assert_int_equal(restore_depth(false, 1), 4);
     assert_int_equal(restore_depth(false, 3), 6);
     assert_int_equal(restore_depth(false, 64), 8);
