@@ -171,20 +171,15 @@ struct cli_model_options {
             "0: none are, as long as the disk has room.",                                                              \
             false                                                                                                      \
     }
+#define CLI_OPTION_REDIS(o)                                                                                            \
+    {                                                                                                                  \
+        "redis", BASE_OPTION_STRING, &(o)->redis, "URL", NULL, NULL, 0, 0, "Snapshot",                                 \
+            "redis://[user:password@]host[:port][/db]: index of snapshots shared by workers. Without it, a file "      \
+            "index in the store.",                                                                                     \
+            false                                                                                                      \
+    }
 #define CLI_OPTIONS_SNAPSHOT(o)                                                                                        \
-    CLI_OPTIONS_STORE(o),                                                                                              \
-        {"redis",                                                                                                      \
-         BASE_OPTION_STRING,                                                                                           \
-         &(o)->redis,                                                                                                  \
-         "URL",                                                                                                        \
-         NULL,                                                                                                         \
-         NULL,                                                                                                         \
-         0,                                                                                                            \
-         0,                                                                                                            \
-         "Snapshot",                                                                                                   \
-         "redis://[user:password@]host[:port][/db]: index of snapshots shared by workers. Without it, a file index "   \
-         "in the store.",                                                                                              \
-         false},                                                                                                       \
+    CLI_OPTIONS_STORE(o), CLI_OPTION_REDIS(o),                                                                         \
         {"snapshot-key",                                                                                               \
          BASE_OPTION_STRING,                                                                                           \
          &(o)->snapshot_key,                                                                                           \

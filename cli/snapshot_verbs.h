@@ -30,18 +30,6 @@ void snapshot_record_json(const struct schema_snapshot_record *r, struct base_js
 void snapshot_time_text(int64_t unix_ms, char out[32]); /* "-" for 0 */
 
 #define SNAPSHOT_STORE_OPTIONS                                                                                         \
-    CLI_OPTIONS_STORE(&snapshot_options),                                                                              \
-        {"redis",                                                                                                      \
-         BASE_OPTION_STRING,                                                                                           \
-         &snapshot_options.redis,                                                                                      \
-         "URL",                                                                                                        \
-         NULL,                                                                                                         \
-         NULL,                                                                                                         \
-         0,                                                                                                            \
-         0,                                                                                                            \
-         "Snapshot",                                                                                                   \
-         "redis://[user:password@]host[:port][/db]: the index that workers share.",                                    \
-         false},                                                                                                       \
-        CLI_OPTION_JSON(&snapshot_options)
+    CLI_OPTIONS_STORE(&snapshot_options), CLI_OPTION_REDIS(&snapshot_options), CLI_OPTION_JSON(&snapshot_options)
 
 #endif
