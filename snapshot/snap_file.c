@@ -265,18 +265,6 @@ void snap_file_close(struct snap_file *f)
     free(f);
 }
 
-int snap_file_check(const char *path, struct base_error *err)
-{
-    struct snap_file *f = NULL;
-    void *memory = aligned_alloc(SNAP_PAGE_BYTES, SNAP_CHUNK_BYTES);
-    int rc = memory ? snap_file_open(path, &f, err) : base_fail(err, ERR_NOMEM, "check %s: out of memory", path);
-    for (uint32_t i = 0; rc == 0 && i < f->layout.n_chunks; i++)
-        rc = snap_file_read_chunk(f, i, memory, err);
-    snap_file_close(f);
-    free(memory);
-    return rc;
-}
-
 void snap_file_record(const struct snap_file *f, const char *file_name, struct schema_snapshot_record *out_record)
 {
     const struct snap_manifest *m = &f->manifest;

@@ -60,9 +60,6 @@ int snap_file_check_chunk(const struct snap_file *f, uint32_t chunk, const void 
 int snap_file_read_section(struct snap_file *f, enum snap_section_kind kind, uint8_t **out_bytes,
                            struct base_error *err);
 
-/* Opens the file and reads all of it: 0 when every chunk matches. */
-int snap_file_check(const char *path, struct base_error *err);
-
 /* What an index would know of it. file_name: relative to the store. */
 void snap_file_record(const struct snap_file *f, const char *file_name, struct schema_snapshot_record *out_record);
 

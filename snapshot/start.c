@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "snapshot/chunk_scan.h"
 #include "snapshot/snap_build.h"
 #include "snapshot/snap_cold.h"
 #include "snapshot/snap_lookup.h"
@@ -153,12 +154,25 @@ static int start_read(struct start *s, const char *path, const char *id, struct 
     return snap_restore_read(&restore, out, &s->why);
 }
 
+/* Whether every chunk of it matches its checksum. */
+static bool is_whole(const char *path, const char *node_dir)
+{
+    struct snap_file *f = NULL;
+    struct chunk_scan_result result;
+    if (snap_file_open(path, &f, NULL) < 0)
+        return false;
+    const struct chunk_scan scan = {.file = f, .node_dir = node_dir};
+    bool whole = chunk_scan_run(&scan, &result, NULL) == 0;
+    snap_file_close(f);
+    return whole;
+}
+
 /* A copy that was just fetched, chunk by chunk checked, and does not restore: what it says is wrong, unless the disk lost it since. */
 static void start_blame_object(struct start *s, const char *id)
 {
     char aside[PATH_MAX];
     int n = snprintf(aside, sizeof(aside), "%s/%s.quarantined.snap", s->store->dir, id);
-    if (n > 0 && n < PATH_MAX && snap_file_check(aside, NULL) == 0)
+    if (n > 0 && n < PATH_MAX && is_whole(aside, s->options->node_dir))
         snap_store_quarantine_object(s->store, id, s->why.text);
 }
 
