@@ -82,11 +82,6 @@ const char *s3_client_prefix(const struct s3_client *client)
     return client->config.prefix;
 }
 
-bool s3_client_is_away(const struct s3_client *client)
-{
-    return atomic_load(&client->away);
-}
-
 /* ---- connections ---- */
 
 static CURL *handle_take(struct s3_client *c)

@@ -37,7 +37,6 @@ void s3_client_close(struct s3_client *client);
 
 const char *s3_client_url(const struct s3_client *client);    /* "s3://bucket/prefix" */
 const char *s3_client_prefix(const struct s3_client *client); /* "prefix/", or "" */
-bool s3_client_is_away(const struct s3_client *client);       /* nobody answered the last request */
 
 struct s3_request {
     const char *method; /* GET, HEAD, PUT, POST, DELETE */
