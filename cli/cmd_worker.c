@@ -10,7 +10,7 @@
 
 static struct cli_model_options model_options;
 static struct worker_options worker_options;
-static uint64_t inflight, commit_ms, drain_s, exit_after, names_refresh;
+static uint64_t inflight, commit_ms, drain_s, handover_ms, exit_after, names_refresh;
 
 static const struct base_options_usage usage = {
     .command = "rouse worker",
@@ -62,6 +62,11 @@ static const struct base_option options[] = {
      "Publish at most this long after the first finished prompt. Longer makes fewer, larger transactions.", false},
     {"drain-s", BASE_OPTION_UINT, &drain_s, "SECONDS", "30", NULL, 0, 86400, "Work",
      "After SIGTERM: time for what was taken to finish. Keep it below the pod's termination grace period.", false},
+    {"handover-ms", BASE_OPTION_UINT, &handover_ms, "MS", "3000", NULL, 0, 600000, "Work",
+     "When the group moves a partition away: time for its prompts that run to finish and be published; what waits is "
+     "left "
+     "to the next owner at once. Longer repeats less work, shorter moves sooner.",
+     false},
     {"exit-after", BASE_OPTION_UINT, &exit_after, "N", "0", NULL, 0, 0, "Work",
      "Drain and leave after N prompts are published. 0: run until stopped.", false},
     {"http", BASE_OPTION_STRING, &worker_options.http, "ADDR:PORT", "127.0.0.1:8080", NULL, 0, 0, "Observing",
@@ -120,6 +125,7 @@ int cmd_worker(int argc, char **argv)
         worker_options.n_inflight_max = (uint32_t)inflight;
         worker_options.commit_ms = (uint32_t)commit_ms;
         worker_options.drain_ms = (uint32_t)(drain_s * 1000);
+        worker_options.handover_ms = (uint32_t)handover_ms;
         worker_options.exit_after = exit_after;
         worker_options.names_refresh_ms = (uint32_t)names_refresh;
         worker_options.trace = trace;

@@ -7,6 +7,7 @@
  * When nobody can say how a commit ended, the group's committed offsets are asked, once the successor of the producer has
  * fenced the old one off. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -151,29 +152,32 @@ static int send_record(void *context, const struct publish_record *record, struc
 
 /* One transaction */
 
-/* What cannot even be written down becomes a dead letter as a whole; if that fails as well, there is a bug. */
-static void job_failed(struct committer *c, struct worker_job *job, const struct base_error *why)
+/* What cannot even be written down becomes a dead letter; if that fails as well, there is a bug. */
+static void part_failed(struct committer *c, const struct ledger_item *item, const struct base_error *why)
 {
+    struct worker_job *job = item->item;
+    struct worker_prompt *p = job->code == SCHEMA_OK ? &job->prompts[item->part] : NULL;
     if (why->code == ERR_AGAIN || why->code == ERR_NOMEM)
         return;
-    if (job->code == SCHEMA_INTERNAL) {
+    if (!p || p->code == SCHEMA_INTERNAL) {
         worker_fail(c->w, why);
         return;
     }
-    base_log_error("record cannot be published", LOG_INT("partition", job->partition), LOG_INT("offset", job->offset),
-                   LOG_STR("reason", why->text));
-    job->code = SCHEMA_INTERNAL;
-    job->stage = SCHEMA_STAGE_PUBLISH;
-    snprintf(job->why, sizeof job->why, "%s", why->text);
+    base_log_error("prompt cannot be published", LOG_INT("partition", job->partition), LOG_INT("offset", job->offset),
+                   LOG_INT("prompt", item->part), LOG_STR("reason", why->text));
+    p->code = SCHEMA_INTERNAL;
+    p->stage = SCHEMA_STAGE_PUBLISH;
+    free(p->why);
+    p->why = strdup(why->text);
 }
 
 static int send_all(struct committer *c, struct base_error *err)
 {
     const struct ledger_batch *b = &c->w->batch;
     for (uint32_t i = 0; i < b->n_items; i++) {
-        int rc = publish_job(&c->publisher, b->items[i], err);
+        int rc = publish_part(&c->publisher, b->items[i].item, b->items[i].part, err);
         if (rc < 0) {
-            job_failed(c, b->items[i], err);
+            part_failed(c, &b->items[i], err);
             return rc;
         }
     }
@@ -184,9 +188,17 @@ static rd_kafka_topic_partition_list_t *offsets_of(const struct committer *c)
 {
     const struct ledger_batch *b = &c->w->batch;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new((int)b->n_spans);
-    for (uint32_t i = 0; i < b->n_spans; i++)
-        rd_kafka_topic_partition_list_add(list, c->w->options.topic_in, b->spans[i].partition)->offset =
-            b->spans[i].next;
+    for (uint32_t i = 0; i < b->n_spans; i++) {
+        const struct ledger_span *s = &b->spans[i];
+        rd_kafka_topic_partition_t *to = rd_kafka_topic_partition_list_add(list, c->w->options.topic_in, s->partition);
+        to->offset = s->next;
+        to->metadata = strdup(s->map); /* the list's to free */
+        to->metadata_size = to->metadata ? strlen(s->map) : 0;
+        if (!to->metadata) {
+            rd_kafka_topic_partition_list_destroy(list);
+            return NULL;
+        }
+    }
     return list;
 }
 
@@ -202,6 +214,10 @@ static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_
         return rc;
     }
     rd_kafka_topic_partition_list_t *offsets = offsets_of(c);
+    if (!offsets) {
+        kafka_producer_abort(c->producer);
+        return base_fail(err, ERR_NOMEM, "out of memory for the offsets of %u partitions", c->w->batch.n_spans);
+    }
     rc = kafka_producer_commit(c->producer, offsets, group, out_unknown, err);
     rd_kafka_topic_partition_list_destroy(offsets);
     return rc;
@@ -221,14 +237,20 @@ static bool find_witness(struct committer *c, struct ledger_span *out_span)
     return found;
 }
 
-static int ask_committed(struct committer *c, int32_t partition, int64_t *out_offset, struct base_error *err)
+/* Whether what the group has is what the span would have made of it. A span with items is unlike everything before it. */
+static int ask_committed(struct committer *c, const struct ledger_span *span, bool *out_same, int64_t *out_offset,
+                         struct base_error *err)
 {
+    int32_t partition = span->partition;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, c->w->options.topic_in, partition);
     rd_kafka_resp_err_t res = rd_kafka_committed(c->w->consumer, list, COMMITTED_MS);
     if (res == RD_KAFKA_RESP_ERR_NO_ERROR)
         res = list->elems[0].err;
-    *out_offset = list->elems[0].offset;
+    const rd_kafka_topic_partition_t *now = &list->elems[0];
+    size_t n = strlen(span->map);
+    *out_offset = now->offset;
+    *out_same = now->offset == span->next && now->metadata_size == n && memcmp(now->metadata, span->map, n) == 0;
     rd_kafka_topic_partition_list_destroy(list);
     return res ? base_fail(err, ERR_AGAIN, "committed offset of partition %d: %s", partition, rd_kafka_err2str(res))
                : 0;
@@ -241,18 +263,19 @@ static bool was_committed(struct committer *c)
     struct base_error err = {0};
     while (!c->w->abandon && find_witness(c, &span)) {
         int64_t offset = -1;
+        bool same = false;
         int rc = wait_for_producer(c);
         if (rc < 0)
             return false;
-        rc = ask_committed(c, span.partition, &offset, &err);
+        rc = ask_committed(c, &span, &same, &offset, &err);
         if (rc < 0) {
             base_log_warn("transaction in doubt", LOG_STR("reason", err.text));
             pause_after_failure(c);
         } else if (find_witness(c, &again) && again.partition == span.partition && again.epoch == span.epoch) {
-            base_log_warn("transaction resolved", LOG_STR("was", offset >= span.next ? "committed" : "aborted"),
+            base_log_warn("transaction resolved", LOG_STR("was", same ? "committed" : "aborted"),
                           LOG_INT("partition", span.partition), LOG_INT("committed", offset),
                           LOG_INT("wanted", span.next));
-            return offset >= span.next;
+            return same;
         }
     }
     return false;
@@ -262,21 +285,23 @@ static bool was_committed(struct committer *c)
 
 static void drop_item(void *context, void *item)
 {
-    worker_jobs_drop_locked(context, item);
+    worker_job_let_go_locked(context, item);
 }
 
 static void settle(struct committer *c, bool committed)
 {
     struct worker *w = c->w;
     uint64_t n_prompts = 0;
-    for (uint32_t i = 0; committed && i < w->batch.n_items; i++) {
-        const struct worker_job *job = w->batch.items[i];
-        publish_count(job, &w->metrics);
-        n_prompts += job->n_prompts;
-    }
+    for (uint32_t i = 0; committed && i < w->batch.n_items; i++)
+        n_prompts += publish_count(w->batch.items[i].item, w->batch.items[i].part, &w->metrics);
     bool any = w->batch.n_items > 0;
     pthread_mutex_lock(&w->lock);
     ledger_settle(w->ledger, &w->batch, committed, drop_item, w);
+    for (uint32_t i = 0; i < w->batch.n_items; i++) {
+        if (committed)
+            worker_job_settled_locked(w, w->batch.items[i].item);
+        worker_job_let_go_locked(w, w->batch.items[i].item);
+    }
     w->publishing = false;
     if (committed && any)
         w->last_completion_ms = base_clock_unix_ms();
@@ -294,6 +319,8 @@ static bool collect(struct committer *c)
     pthread_mutex_lock(&w->lock);
     int rc = ledger_collect(w->ledger, BATCH_PROMPTS, &w->batch, &err);
     w->publishing = rc == 0 && w->batch.n_spans > 0;
+    for (uint32_t i = 0; i < w->batch.n_items; i++)
+        worker_job_hold_locked(w->batch.items[i].item);
     pthread_mutex_unlock(&w->lock);
     if (rc < 0)
         worker_fail(w, &err);
@@ -303,7 +330,7 @@ static bool collect(struct committer *c)
 static void log_failure(struct committer *c, const struct base_error *err)
 {
     metrics_add(&c->w->metrics.transactions_aborted, 1);
-    base_log_warn("transaction failed", LOG_STR("reason", err->text), LOG_INT("records", c->w->batch.n_items),
+    base_log_warn("transaction failed", LOG_STR("reason", err->text), LOG_INT("prompts", c->w->batch.n_items),
                   LOG_INT("in_a_row", c->n_failures + 1));
 }
 

@@ -503,6 +503,11 @@ uint32_t engine_cancel(struct engine *e, bool (*match)(void *context, void *tag)
            cancel_in(e, &e->done, match, context);
 }
 
+uint32_t engine_cancel_waiting(struct engine *e, bool (*match)(void *context, void *tag), void *context)
+{
+    return cancel_in(e, &e->waiting, match, context);
+}
+
 void engine_counts(const struct engine *e, struct engine_counts *out)
 {
     *out = e->counts;

@@ -86,6 +86,8 @@ void engine_result_done(struct engine_result *r);
 /* Ends all requests for which match returns true (waiting or running) without a result; returns how many. The tag is the
  * caller's again. */
 uint32_t engine_cancel(struct engine *e, bool (*match)(void *context, void *tag), void *context);
+uint32_t engine_cancel_waiting(struct engine *e, bool (*match)(void *context, void *tag),
+                               void *context); /* not begun yet */
 
 void engine_counts(const struct engine *e, struct engine_counts *out);
 

@@ -25,8 +25,9 @@ struct generator {
     struct gpu_device *device;                      /* the worker's own: of the model that it began with */
     struct worker_model *models[WORKER_MODELS_MAX]; /* [n_models] all entries, as of this round */
     uint32_t n_models;
-    struct worker_job *finished; /* chained by behind: handed on when nothing refers to their prompts */
-    struct engine_counts counts; /* of all engines that ever were; the first four: of those that are */
+    struct worker_prompt *finished; /* chained by behind: said when no line and no loop stands on them */
+    struct worker_job *refused;     /* the same, of records that are refused as a whole */
+    struct engine_counts counts;    /* of all engines that ever were; the first four: of those that are */
     uint64_t swept_ns;
     uint32_t n_steps_bad;
 };
@@ -140,21 +141,26 @@ static void list_models(struct generator *g)
     g->n_models = worker_models_list(g->w->models, g->models, WORKER_MODELS_MAX);
 }
 
-/* Jobs whose last prompt is done leave when no line and no loop stands on them. */
+/* What is done goes to the ledger when no line and no loop stands on it. */
 
-static void note_done(struct generator *g, struct worker_job *job)
+static void note_done(struct generator *g, struct worker_prompt *p)
 {
-    if (job->n_open > 0)
+    if (p->state != WORKER_PROMPT_DONE)
         return;
-    job->behind = g->finished;
-    g->finished = job;
+    p->behind = g->finished;
+    g->finished = p;
 }
 
-static void finish_jobs(struct generator *g)
+static void say_finished(struct generator *g)
 {
     while (g->finished) {
-        struct worker_job *job = g->finished;
-        g->finished = job->behind;
+        struct worker_prompt *p = g->finished;
+        g->finished = p->behind;
+        worker_prompt_finished(g->w, p);
+    }
+    while (g->refused) {
+        struct worker_job *job = g->refused;
+        g->refused = job->behind;
         worker_job_finished(g->w, job);
     }
 }
@@ -210,7 +216,7 @@ static void feed(struct generator *g, struct worker_model *m)
         if (p->state == WORKER_PROMPT_READY && submit(m, p) == ERR_AGAIN)
             return;
         line_shift(m);
-        note_done(g, p->job);
+        note_done(g, p);
     }
 }
 
@@ -233,11 +239,14 @@ static void fail_line(struct generator *g, struct worker_model *m, const struct 
         behind = p->behind;
         if (p->job->code != SCHEMA_OK) /* with the record */
             continue;
-        if (asks_for_this_alone(p->job, m))
+        if (asks_for_this_alone(p->job, m)) {
             worker_job_refuse(p->job, code, SCHEMA_STAGE_ADMIT, why->text);
-        else
+            p->job->behind = g->refused;
+            g->refused = p->job;
+        } else {
             worker_prompt_refuse(p, code, SCHEMA_STAGE_ADMIT, why->text);
-        note_done(g, p->job);
+            note_done(g, p);
+        }
     }
 }
 
@@ -247,7 +256,7 @@ static void expire_line(struct generator *g, struct worker_model *m, int64_t now
     for (struct worker_prompt *p = line_take(m); p; p = behind) {
         behind = p->behind;
         if (worker_intake_expire(p, now_ms))
-            note_done(g, p->job);
+            note_done(g, p);
         else
             line_append(m, p);
     }
@@ -267,56 +276,51 @@ static void look_at_waiting(struct generator *g)
         if (m->head && sweep)
             expire_line(g, m, base_clock_unix_ms());
     }
-    finish_jobs(g);
+    say_finished(g);
 }
 
-/* Jobs whose partition has gone */
-
-struct cancelling {
-    struct worker *w;
-    struct worker_job *gone; /* no prompt of theirs is anywhere any more; freed when all engines are through */
-};
-
-static bool is_gone(const struct worker *w, const struct worker_job *job)
-{
-    return !ledger_is_current(w->ledger, job->partition, job->epoch);
-}
-
-static void drop(struct cancelling *c, struct worker_prompt *p)
-{
-    worker_prompt_drop(p);
-    if (p->job->n_open == 0) {
-        p->job->behind = c->gone;
-        c->gone = p->job;
-    }
-}
+/* Prompts whose partition has gone, or goes */
 
 static bool cancel_matches(void *context, void *tag)
 {
-    struct cancelling *c = context;
+    struct worker *w = context;
     struct worker_prompt *p = tag;
-    if (!is_gone(c->w, p->job))
+    if (ledger_is_current(w->ledger, p->job->partition, p->job->epoch))
         return false;
-    assert(p->state == WORKER_PROMPT_RUNNING && p->job->n_open > 0);
-    drop(c, p);
+    assert(p->state == WORKER_PROMPT_RUNNING);
+    worker_prompt_dropped_locked(w, p);
+    return true;
+}
+
+/* A partition that is about to go: what runs may finish, what waits is not begun. */
+static bool cancel_matches_closing(void *context, void *tag)
+{
+    struct worker *w = context;
+    struct worker_prompt *p = tag;
+    if (!ledger_is_closing(w->ledger, p->job->partition, p->job->epoch))
+        return false;
+    worker_prompt_dropped_locked(w, p);
     return true;
 }
 
 /* The line first: what is not in the engine yet will not get there. */
-static uint32_t cancel_model(struct cancelling *c, struct worker_model *m, bool drives)
+static uint32_t cancel_model(struct worker *w, struct worker_model *m, bool drives)
 {
     uint32_t n = 0;
     struct worker_prompt *behind;
     for (struct worker_prompt *p = line_take(m); p; p = behind) {
         behind = p->behind;
-        if (is_gone(c->w, p->job)) {
-            drop(c, p);
+        if (ledger_is_closing(w->ledger, p->job->partition, p->job->epoch)) {
+            worker_prompt_dropped_locked(w, p);
             n++;
         } else {
             line_append(m, p);
         }
     }
-    return n + (drives ? engine_cancel(m->loaded.engine, cancel_matches, c) : 0);
+    if (drives)
+        n += engine_cancel(m->loaded.engine, cancel_matches, w) +
+             engine_cancel_waiting(m->loaded.engine, cancel_matches_closing, w);
+    return n;
 }
 
 static void note_use(struct generator *g, struct worker_model *m);
@@ -326,26 +330,18 @@ static void cancel_gone(struct generator *g)
     struct worker *w = g->w;
     if (!atomic_exchange(&w->cancel, false))
         return;
-    struct cancelling c = {.w = w};
-    uint32_t n_jobs = 0, n_prompts = 0;
+    uint32_t n_prompts = 0;
     bool yields;
     take_jobs(g, false); /* so that no job is in between */
     pthread_mutex_lock(&w->lock);
     for (uint32_t i = 0; i < g->n_models; i++)
-        n_prompts += cancel_model(&c, g->models[i], worker_models_drives(w->models, g->models[i], &yields));
-    while (c.gone) {
-        struct worker_job *job = c.gone;
-        c.gone = job->behind;
-        worker_jobs_drop_locked(w, job);
-        n_jobs++;
-    }
+        n_prompts += cancel_model(w, g->models[i], worker_models_drives(w->models, g->models[i], &yields));
     pthread_mutex_unlock(&w->lock);
     for (uint32_t i = 0; i < g->n_models; i++)
         if (worker_models_drives(w->models, g->models[i], &yields))
             note_use(g, g->models[i]);
-    metrics_add(&w->metrics.records_revoked, n_jobs);
-    if (n_jobs)
-        base_log_info("work dropped with its partitions", LOG_INT("records", n_jobs), LOG_INT("prompts", n_prompts));
+    if (n_prompts)
+        base_log_info("work dropped with its partitions", LOG_INT("prompts", n_prompts));
 }
 
 /* Sleep */
@@ -451,7 +447,7 @@ static void take_results(struct generator *g, struct worker_model *m)
     while (engine_take(m->loaded.engine, &result)) {
         struct worker_prompt *p = result.tag;
         worker_prompt_finish(p, &result);
-        note_done(g, p->job);
+        note_done(g, p);
     }
 }
 
@@ -488,7 +484,7 @@ static int drive(struct generator *g, struct worker_model *m, bool yields, bool 
     }
     add_counts(&g->counts, &before, &now);
     *busy = *busy || more || (m->head && !yields);
-    finish_jobs(g);
+    say_finished(g);
     return rc;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "schemas/progress_map.h"
 #include "worker/models.h"
 #include "worker/prompt_request.h"
 
@@ -113,7 +114,7 @@ int worker_job_set_batch(struct worker_job *job, struct schema_prompt_batch *bat
     if (!job->prompts)
         return base_fail(err, ERR_NOMEM, "out of memory for %u prompts", batch->n_prompts);
     job->batch = batch;
-    job->n_prompts = job->n_open = batch->n_prompts;
+    job->n_prompts = job->n_open = job->n_in_hand = batch->n_prompts;
     job->weight = batch->n_prompts ? batch->n_prompts : 1;
     job->bytes += DECODED_PER_BYTE * job->n_value + job->n_prompts * sizeof *job->prompts;
     for (uint32_t i = 0; i < job->n_prompts; i++) {
@@ -121,6 +122,11 @@ int worker_job_set_batch(struct worker_job *job, struct schema_prompt_batch *bat
         job->prompts[i].index = i;
     }
     return 0;
+}
+
+uint32_t worker_job_n_parts(const struct worker_job *job)
+{
+    return job->n_prompts ? job->n_prompts : 1;
 }
 
 static void prompt_close(struct worker_prompt *p)
@@ -133,6 +139,21 @@ static void prompt_close(struct worker_prompt *p)
     leave_model(p);
 }
 
+void worker_job_skip(struct worker_job *job, const uint8_t *answered)
+{
+    for (uint32_t i = 0; i < job->n_prompts; i++) {
+        struct worker_prompt *p = &job->prompts[i];
+        if (!schema_progress_bit(answered, i))
+            continue;
+        assert(p->state == WORKER_PROMPT_NEW);
+        prompt_close(p);
+        p->said = true;
+        job->n_in_hand--;
+        job->n_skipped++;
+        job->weight--;
+    }
+}
+
 void worker_prompt_drop(struct worker_prompt *p)
 {
     prompt_close(p);
@@ -140,8 +161,13 @@ void worker_prompt_drop(struct worker_prompt *p)
 
 void worker_job_refuse(struct worker_job *job, enum schema_code code, enum schema_stage stage, const char *why)
 {
-    for (uint32_t i = 0; i < job->n_prompts; i++)
+    for (uint32_t i = 0; i < job->n_prompts; i++) {
         leave_model(&job->prompts[i]);
+        if (job->n_skipped && job->prompts[i].state != WORKER_PROMPT_DONE)
+            worker_prompt_refuse(&job->prompts[i], code, stage, why);
+    }
+    if (job->n_skipped)
+        return;
     job->code = code;
     job->stage = stage;
     snprintf(job->why, sizeof job->why, "%s", why);

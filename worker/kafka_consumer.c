@@ -13,9 +13,19 @@
 
 #define POLL_MS       50  /* nothing to do but wait for records */
 #define POLL_BUSY_MS  2   /* records wait in line for the model or for room in the queue */
+#define TAKE_MAX      256 /* records between two looks at everything else */
 #define TOKENISE_MS   50  /* of work between two polls */
 #define POSITION_MS   100 /* between two looks at the consumer's positions */
+#define ROOM_MS       50  /* between two looks at partitions whose map is full */
+#define PROGRESS_MS   500 /* for the group's offsets, once; asked until they are there */
 #define SAME_ERROR_MS 60000
+
+/* Partitions that are about to go. What runs of theirs may finish, for a while; then they are given back. */
+struct handover {
+    rd_kafka_topic_partition_list_t *list; /* NULL: none */
+    uint64_t run_until_ns, publish_until_ns;
+    bool publishing; /* nothing of theirs runs any more */
+};
 
 struct poller {
     struct worker *w;
@@ -25,6 +35,9 @@ struct poller {
     bool paused;                                  /* what flow_control did last */
     bool flow_unsure;                             /* the assignment changed: look at its partitions again */
     rd_kafka_topic_partition_list_t *paused_list; /* by us, and not resumed since, ours at the moment or not */
+    bool tight;                                   /* some partition's map is full */
+    uint64_t room_at_ns;                          /* looked at last */
+    struct handover handover;
     uint64_t positions_at_ns;
     rd_kafka_resp_err_t last_error; /* logged at error_at_ns */
     uint64_t error_at_ns;
@@ -61,7 +74,7 @@ static void line_remove(struct poller *c, struct worker_job *before, struct work
         c->tail = before;
 }
 
-/* After a revoke: jobs whose partition has gone leave the line. */
+/* Jobs whose partition has gone, or goes, leave the line: nothing of them is begun. */
 static void line_purge(struct poller *c)
 {
     struct worker_job *job = c->head;
@@ -69,14 +82,12 @@ static void line_purge(struct poller *c)
     while (job) {
         struct worker_job *behind = job->behind;
         pthread_mutex_lock(&c->w->lock);
-        bool current = ledger_is_current(c->w->ledger, job->partition, job->epoch);
-        if (!current)
-            worker_jobs_drop_locked(c->w, job);
+        bool stays = !ledger_is_closing(c->w->ledger, job->partition, job->epoch);
+        if (!stays)
+            worker_job_dropped_locked(c->w, job);
         pthread_mutex_unlock(&c->w->lock);
-        if (current)
+        if (stays)
             line_append(c, job);
-        else
-            metrics_add(&c->w->metrics.records_revoked, 1);
         job = behind;
     }
 }
@@ -122,12 +133,30 @@ static int make_job(rd_kafka_message_t *m, struct worker_job **out_job, struct b
 
 static int enter_ledger(struct worker *w, struct worker_job *job, struct base_error *err)
 {
+    uint8_t answered[LEDGER_PARTS_MAX / 8];
     pthread_mutex_lock(&w->lock);
-    int rc = ledger_take(w->ledger, job->partition, job->offset, job->weight, job, &job->epoch, err);
-    if (rc == 0)
+    int rc =
+        ledger_take(w->ledger, job->partition, job->offset, worker_job_n_parts(job), job, &job->epoch, answered, err);
+    if (rc == 0) {
+        worker_job_skip(job, answered);
         worker_jobs_add_locked(w, job);
+    }
     pthread_mutex_unlock(&w->lock);
+    metrics_add(&w->metrics.prompts_answered, job->n_skipped);
     return rc;
+}
+
+/* What is to be done with a record, before anything is made of it; one that was answered is noted. */
+static enum ledger_record look(struct worker *w, const rd_kafka_message_t *m, struct base_error *err)
+{
+    pthread_mutex_lock(&w->lock);
+    enum ledger_record what = ledger_look(w->ledger, m->partition, m->offset);
+    if (what == LEDGER_RECORD_DONE)
+        (void)ledger_pass(w->ledger, m->partition, m->offset, err);
+    pthread_mutex_unlock(&w->lock);
+    metrics_add(&w->metrics.records_duplicate, what == LEDGER_RECORD_AGAIN);
+    metrics_add(&w->metrics.records_answered, what == LEDGER_RECORD_DONE);
+    return what;
 }
 
 static void take(struct poller *c, rd_kafka_message_t *m)
@@ -137,20 +166,19 @@ static void take(struct poller *c, rd_kafka_message_t *m)
         return; /* not taken: whoever gets the partition next finds it behind the committed offset */
     struct base_error err = {0};
     struct worker_job *job = NULL;
-    int rc = make_job(m, &job, &err);
-    if (rc < 0) {
-        worker_fail(w, &err);
+    if (look(w, m, &err) != LEDGER_RECORD_NEW) {
+        if (err.code)
+            worker_fail(w, &err);
         return;
     }
-    rc = enter_ledger(w, job, &err);
+    int rc = make_job(m, &job, &err);
+    if (rc == 0) {
+        rc = enter_ledger(w, job, &err);
+        if (rc < 0)
+            worker_job_free(job);
+    }
     if (rc < 0) {
-        worker_job_free(job);
-        if (rc == ERR_INPUT) {
-            metrics_add(&w->metrics.records_duplicate, 1);
-            base_log_debug("record came twice", LOG_STR("reason", err.text));
-        } else if (rc != ERR_NOTFOUND) {
-            worker_fail(w, &err);
-        }
+        worker_fail(w, &err);
         return;
     }
     base_trace_mark(w->trace, BASE_TRACE_FIRST_RECORD);
@@ -182,13 +210,33 @@ static void resume_after_halt(struct poller *c)
     base_log_info("worker tries a record again", LOG_STR("code", schema_code_name(c->guard.code)));
 }
 
+/* Prompts that needed no device. With the last one the job may be gone. */
+static void say_finished(struct worker *w, struct worker_job *job)
+{
+    uint32_t n = job->n_prompts;
+    for (uint32_t i = 0, n_left = job->n_in_hand; i < n && n_left; i++) {
+        struct worker_prompt *p = &job->prompts[i];
+        if (p->state != WORKER_PROMPT_DONE || p->said)
+            continue;
+        n_left--;
+        worker_prompt_finished(w, p);
+    }
+}
+
 /* The job has left the line. false: the queue is full, and it is the caller's again. */
 static bool hand_over(struct poller *c, struct worker_job *job)
 {
     struct worker *w = c->w;
-    if (job->n_open > 0) {
+    bool refused = job->code != SCHEMA_OK || job->n_prompts == 0, open = job->n_open > 0;
+    if (!refused)
+        say_finished(w, job);
+    if (!refused && open) {
         if (worker_queue_push(&w->to_device, job) < 0)
             return false;
+        worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
+        return true;
+    }
+    if (!refused) { /* all of it is said */
         worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
         return true;
     }
@@ -240,24 +288,38 @@ static bool want_pause(struct poller *c)
     return full || w->draining || w->rest != WORKER_AWAKE || c->guard.halted_until_ns;
 }
 
+/* Whether the map of what is done would still fit with another record; else its partition rests until older ones are done. */
+static bool has_room(struct poller *c, int32_t partition)
+{
+    pthread_mutex_lock(&c->w->lock);
+    bool room = ledger_has_room(c->w->ledger, partition);
+    pthread_mutex_unlock(&c->w->lock);
+    return room;
+}
+
+struct flow_changes {
+    rd_kafka_topic_partition_list_t *pause, *resume;
+};
+
 /* The assigned partitions whose state has to change; what we paused is remembered in c->paused_list, because it stays paused
  * through a rebalance, and because resuming one that is not paused throws its prefetched records away. */
-static rd_kafka_topic_partition_list_t *flow_changes(struct poller *c, const rd_kafka_topic_partition_list_t *assigned,
-                                                     bool pause)
+static void flow_changes(struct poller *c, const rd_kafka_topic_partition_list_t *assigned, bool pause,
+                         struct flow_changes *out)
 {
-    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(assigned->cnt);
+    c->tight = false;
     for (int i = 0; i < assigned->cnt; i++) {
         const rd_kafka_topic_partition_t *p = &assigned->elems[i];
         bool paused = rd_kafka_topic_partition_list_find(c->paused_list, p->topic, p->partition) != NULL;
-        if (paused == pause)
+        bool tight = !has_room(c, p->partition);
+        c->tight |= tight;
+        if (paused == (pause || tight))
             continue;
-        rd_kafka_topic_partition_list_add(list, p->topic, p->partition);
-        if (pause)
-            rd_kafka_topic_partition_list_add(c->paused_list, p->topic, p->partition);
-        else
+        rd_kafka_topic_partition_list_add(paused ? out->resume : out->pause, p->topic, p->partition);
+        if (paused)
             rd_kafka_topic_partition_list_del(c->paused_list, p->topic, p->partition);
+        else
+            rd_kafka_topic_partition_list_add(c->paused_list, p->topic, p->partition);
     }
-    return list;
 }
 
 static void apply_flow(struct poller *c, bool pause)
@@ -265,19 +327,22 @@ static void apply_flow(struct poller *c, bool pause)
     rd_kafka_topic_partition_list_t *assigned = NULL;
     if (rd_kafka_assignment(c->rk, &assigned) != RD_KAFKA_RESP_ERR_NO_ERROR)
         return;
-    rd_kafka_topic_partition_list_t *changes = flow_changes(c, assigned, pause);
-    if (changes->cnt) {
-        if (pause)
-            rd_kafka_pause_partitions(c->rk, changes);
-        else
-            rd_kafka_resume_partitions(c->rk, changes);
-        base_log_debug(pause ? "partitions paused" : "partitions resumed", LOG_INT("partitions", changes->cnt));
-    }
-    rd_kafka_topic_partition_list_destroy(changes);
+    struct flow_changes changes = {rd_kafka_topic_partition_list_new(assigned->cnt),
+                                   rd_kafka_topic_partition_list_new(assigned->cnt)};
+    flow_changes(c, assigned, pause, &changes);
+    if (changes.pause->cnt)
+        rd_kafka_pause_partitions(c->rk, changes.pause);
+    if (changes.resume->cnt)
+        rd_kafka_resume_partitions(c->rk, changes.resume);
+    if (changes.pause->cnt || changes.resume->cnt)
+        base_log_debug("flow", LOG_INT("paused", changes.pause->cnt), LOG_INT("resumed", changes.resume->cnt));
+    rd_kafka_topic_partition_list_destroy(changes.pause);
+    rd_kafka_topic_partition_list_destroy(changes.resume);
     rd_kafka_topic_partition_list_destroy(assigned);
     c->paused = pause;
     c->flow_unsure = false;
-    c->w->paused = pause;
+    c->room_at_ns = base_clock_mono_ns();
+    c->w->paused = pause || c->tight;
 }
 
 static void flow_control(struct poller *c)
@@ -285,7 +350,8 @@ static void flow_control(struct poller *c)
     resume_after_halt(c);
     uint64_t wish = c->w->rest_wish; /* before rest is looked at: a wish that is newer gets its own answer */
     bool pause = want_pause(c);
-    if (pause != c->paused || c->flow_unsure)
+    bool look_again = c->tight && base_clock_mono_ns() > c->room_at_ns + ROOM_MS * 1000000ull;
+    if (pause != c->paused || c->flow_unsure || look_again)
         apply_flow(c, pause);
     if (c->paused && !c->flow_unsure && !c->head && c->w->rest == WORKER_FALLING_ASLEEP)
         c->w->rest_quiet = wish;
@@ -312,57 +378,70 @@ static void note_positions(struct poller *c, bool now)
     rd_kafka_topic_partition_list_destroy(list);
 }
 
-/* Rebalance */
+/* Rebalance: partitions come */
 
 static void drop_item(void *context, void *item)
 {
-    struct worker *w = context;
-    metrics_add(&w->metrics.records_revoked, 1);
-    worker_jobs_drop_locked(w, item);
+    worker_job_let_go_locked(context, item);
 }
 
+/* The group's offsets of these partitions, with their metadata. While a transaction of an earlier owner is open, the broker
+ * says so, and the client asks again. */
+static int ask_progress(struct poller *c, rd_kafka_topic_partition_list_t *list, struct base_error *err)
+{
+    rd_kafka_resp_err_t res = rd_kafka_committed(c->rk, list, PROGRESS_MS);
+    for (int i = 0; !res && i < list->cnt; i++)
+        res = list->elems[i].err;
+    return res ? base_fail(err, ERR_AGAIN, "committed offsets of %d partitions: %s", list->cnt, rd_kafka_err2str(res))
+               : 0;
+}
+
+/* Asked until they are there: without them, what was answered would be answered again. ERR_STOPPED: there is no need any more. */
+static int wait_for_progress(struct poller *c, rd_kafka_topic_partition_list_t *list)
+{
+    struct base_error err = {0};
+    for (uint32_t n = 0; !c->w->abandon && !c->w->leaving && !rd_kafka_assignment_lost(c->rk); n++) {
+        c->w->poll_beat_ns = base_clock_mono_ns();
+        if (ask_progress(c, list, &err) == 0)
+            return 0;
+        base_log_write(n == 0 ? BASE_LOG_WARN : BASE_LOG_DEBUG, "progress not known yet",
+                       (struct base_log_field[]){LOG_STR("reason", err.text)}, 1);
+        base_clock_sleep_ms(base_clock_backoff_ms(n < 8 ? n : 8, 10, 500));
+    }
+    return ERR_STOPPED;
+}
+
+/* The partition is ours, from where its last owner got to. */
+static int gain_partition(struct poller *c, const rd_kafka_topic_partition_t *p, struct base_error *err)
+{
+    struct worker *w = c->w;
+    struct schema_progress *progress = NULL;
+    int64_t committed = p->offset >= 0 ? p->offset : -1;
+    int rc = p->metadata && committed >= 0
+                 ? schema_progress_decode(p->metadata, p->metadata_size, committed, &progress, err)
+                 : ERR_NOTFOUND;
+    if (rc < 0 && rc != ERR_NOTFOUND)
+        return base_fail_in(err, "partition %d", p->partition);
+    err->code = 0;
+    pthread_mutex_lock(&w->lock);
+    ledger_revoke(w->ledger, p->partition, drop_item, w); /* given twice without a revoke: start anew */
+    rc = ledger_assign(w->ledger, p->partition, committed, progress, err);
+    pthread_mutex_unlock(&w->lock);
+    if (rc < 0)
+        schema_progress_free(progress);
+    return rc;
+}
+
+/* list: as committed. Failing is for good: a map that cannot be read must not be passed over. */
 static void gain(struct poller *c, const rd_kafka_topic_partition_list_t *list)
 {
-    struct worker *w = c->w;
     struct base_error err = {0};
-    pthread_mutex_lock(&w->lock);
-    for (int i = 0; i < list->cnt && err.code == 0; i++) {
-        ledger_revoke(w->ledger, list->elems[i].partition, drop_item, w); /* given twice without a revoke: start anew */
-        ledger_assign(w->ledger, list->elems[i].partition, &err);
-    }
-    pthread_mutex_unlock(&w->lock);
-    if (err.code)
-        worker_fail(w, &err);
-    metrics_add(&w->metrics.partitions_gained, (uint64_t)list->cnt);
-}
-
-/* What is finished is published before the partitions go: a bounded wish, far below max.poll.interval.ms. */
-static void publish_before_revoke(struct worker *w)
-{
-    struct timespec until = worker_deadline(WORKER_REVOKE_WAIT_MS);
-    pthread_mutex_lock(&w->lock);
-    uint64_t wish = ++w->flush_wanted;
-    pthread_cond_broadcast(&w->changed);
-    int rc = 0;
-    while (w->flush_done < wish && rc == 0 && !w->abandon && !w->commit_gone)
-        rc = pthread_cond_timedwait(&w->changed, &w->lock, &until);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void lose(struct poller *c, const rd_kafka_topic_partition_list_t *list, bool lost)
-{
-    struct worker *w = c->w;
-    if (!lost)
-        publish_before_revoke(w);
-    pthread_mutex_lock(&w->lock);
     for (int i = 0; i < list->cnt; i++)
-        ledger_revoke(w->ledger, list->elems[i].partition, drop_item, w);
-    w->lag = -1;
-    pthread_mutex_unlock(&w->lock);
-    metrics_add(lost ? &w->metrics.partitions_lost : &w->metrics.partitions_revoked, (uint64_t)list->cnt);
-    line_purge(c);
-    w->cancel = true;
-    worker_queue_wake(&w->to_device);
+        if (gain_partition(c, &list->elems[i], &err) < 0) {
+            worker_fail(c->w, &err);
+            return;
+        }
+    metrics_add(&c->w->metrics.partitions_gained, (uint64_t)list->cnt);
 }
 
 static void log_rebalance(struct poller *c, const char *event, const rd_kafka_topic_partition_list_t *list)
@@ -376,40 +455,176 @@ static void log_rebalance(struct poller *c, const char *event, const rd_kafka_to
                   LOG_STR("partitions", text), LOG_STR("protocol", rd_kafka_rebalance_protocol(c->rk)));
 }
 
-static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t what, rd_kafka_topic_partition_list_t *list, void *opaque)
+static bool is_incremental(const struct poller *c)
 {
-    struct poller *c = opaque;
-    bool incremental = strcmp(rd_kafka_rebalance_protocol(rk), "COOPERATIVE") == 0;
-    rd_kafka_error_t *error = NULL;
-    rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
+    return strcmp(rd_kafka_rebalance_protocol(c->rk), "COOPERATIVE") == 0;
+}
 
-    if (what == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
-        gain(c, list);
-        if (incremental)
-            error = rd_kafka_incremental_assign(rk, list);
-        else
-            err = rd_kafka_assign(rk, list);
-        note_positions(c, true);
-        base_trace_end(c->w->trace, BASE_TRACE_GROUP_JOIN);
-        c->w->joined = true;
-        worker_note_ready(c->w);
-        log_rebalance(c, "partitions assigned", list);
-    } else {
-        bool lost = rd_kafka_assignment_lost(rk);
-        lose(c, list, lost);
-        if (incremental)
-            error = rd_kafka_incremental_unassign(rk, list);
-        else
-            err = rd_kafka_assign(rk, NULL);
-        log_rebalance(c, lost ? "partitions lost" : "partitions revoked", list);
-    }
-    c->flow_unsure = true;
-    if (error || err) {
+static void log_failed(rd_kafka_error_t *error, rd_kafka_resp_err_t err)
+{
+    if (error || err)
         base_log_error("rebalance failed",
                        LOG_STR("reason", error ? rd_kafka_error_string(error) : rd_kafka_err2str(err)));
-        if (error)
-            rd_kafka_error_destroy(error);
+    if (error)
+        rd_kafka_error_destroy(error);
+}
+
+/* Fetching begins where the last owner's offset is: librdkafka need not ask for it again. */
+static void assign(struct poller *c, const rd_kafka_topic_partition_list_t *list)
+{
+    rd_kafka_topic_partition_list_t *from = rd_kafka_topic_partition_list_new(list->cnt);
+    for (int i = 0; i < list->cnt; i++)
+        rd_kafka_topic_partition_list_add(from, list->elems[i].topic, list->elems[i].partition)->offset =
+            list->elems[i].offset;
+    if (is_incremental(c))
+        log_failed(rd_kafka_incremental_assign(c->rk, from), RD_KAFKA_RESP_ERR_NO_ERROR);
+    else
+        log_failed(NULL, rd_kafka_assign(c->rk, from));
+    rd_kafka_topic_partition_list_destroy(from);
+}
+
+static void on_assign(struct poller *c, rd_kafka_topic_partition_list_t *list)
+{
+    if (list->cnt && wait_for_progress(c, list) < 0) { /* taken back, or we are leaving: nothing is taken of them */
+        assign(c, list);
+        return;
     }
+    gain(c, list);
+    assign(c, list);
+    note_positions(c, true);
+    base_trace_end(c->w->trace, BASE_TRACE_GROUP_JOIN);
+    c->w->joined = true;
+    worker_note_ready(c->w);
+    log_rebalance(c, "partitions assigned", list);
+}
+
+/* Rebalance: partitions go */
+
+static void wish_for_publish(struct worker *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->flush_wanted++;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* Parts of these partitions that are still generated, or else on their way out. */
+static uint32_t count_parts(struct worker *w, const rd_kafka_topic_partition_list_t *list, bool running)
+{
+    uint32_t n = 0;
+    struct ledger_state s;
+    pthread_mutex_lock(&w->lock);
+    for (int i = 0; i < list->cnt; i++)
+        if (ledger_state(w->ledger, list->elems[i].partition, &s))
+            n += running ? s.open : s.unsettled;
+    pthread_mutex_unlock(&w->lock);
+    return n;
+}
+
+/* Nothing more of these is begun. */
+static void close_partitions(struct poller *c, const rd_kafka_topic_partition_list_t *list)
+{
+    struct worker *w = c->w;
+    pthread_mutex_lock(&w->lock);
+    for (int i = 0; i < list->cnt; i++)
+        ledger_close(w->ledger, list->elems[i].partition);
+    pthread_mutex_unlock(&w->lock);
+    line_purge(c);
+    w->cancel = true;
+    worker_queue_wake(&w->to_device);
+}
+
+/* They are somebody else's from here on. */
+static void lose(struct poller *c, const rd_kafka_topic_partition_list_t *list, bool lost)
+{
+    struct worker *w = c->w;
+    pthread_mutex_lock(&w->lock);
+    for (int i = 0; i < list->cnt; i++)
+        ledger_revoke(w->ledger, list->elems[i].partition, drop_item, w);
+    w->lag = -1;
+    pthread_mutex_unlock(&w->lock);
+    metrics_add(lost ? &w->metrics.partitions_lost : &w->metrics.partitions_revoked, (uint64_t)list->cnt);
+    line_purge(c);
+    w->cancel = true;
+    worker_queue_wake(&w->to_device);
+    if (is_incremental(c))
+        log_failed(rd_kafka_incremental_unassign(c->rk, list), RD_KAFKA_RESP_ERR_NO_ERROR);
+    else
+        log_failed(NULL, rd_kafka_assign(c->rk, NULL));
+    log_rebalance(c, lost ? "partitions lost" : "partitions revoked", list);
+    c->flow_unsure = true;
+}
+
+/* Drain first, fence second: the rebalance goes on when the partitions are given back, and until then what runs of theirs may
+ * finish and be published. The other partitions' prompts go on meanwhile; librdkafka fetches nothing, though. */
+static void handover_begin(struct poller *c, const rd_kafka_topic_partition_list_t *list)
+{
+    uint64_t now = base_clock_mono_ns();
+    close_partitions(c, list);
+    c->handover = (struct handover){.list = rd_kafka_topic_partition_list_copy(list),
+                                    .run_until_ns = now + c->w->options.handover_ms * 1000000ull};
+}
+
+static void handover_end(struct poller *c, bool lost)
+{
+    rd_kafka_topic_partition_list_t *list = c->handover.list;
+    c->handover.list = NULL;
+    lose(c, list, lost);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void handover_go_on(struct poller *c)
+{
+    struct handover *h = &c->handover;
+    if (!h->list)
+        return;
+    uint64_t now = base_clock_mono_ns();
+    if (rd_kafka_assignment_lost(c->rk) || c->w->abandon) {
+        handover_end(c, true);
+        return;
+    }
+    if (!h->publishing && (now > h->run_until_ns || count_parts(c->w, h->list, true) == 0)) {
+        h->publishing = true;
+        h->publish_until_ns = now + WORKER_REVOKE_WAIT_MS * 1000000ull;
+        wish_for_publish(c->w);
+    }
+    if (h->publishing && (now > h->publish_until_ns || count_parts(c->w, h->list, false) == 0))
+        handover_end(c, false);
+}
+
+/* While the group is left: what is finished is published first, a bounded wait. */
+static void handover_now(struct poller *c, const rd_kafka_topic_partition_list_t *list)
+{
+    struct worker *w = c->w;
+    uint64_t until = base_clock_mono_ns() + WORKER_REVOKE_WAIT_MS * 1000000ull;
+    close_partitions(c, list);
+    wish_for_publish(w);
+    while (count_parts(w, list, false) && !w->abandon && !w->commit_gone && base_clock_mono_ns() < until)
+        base_clock_sleep_ms(1);
+    lose(c, list, false);
+}
+
+static void on_revoke(struct poller *c, const rd_kafka_topic_partition_list_t *list)
+{
+    if (rd_kafka_assignment_lost(c->rk))
+        lose(c, list, true);
+    else if (c->w->leaving || c->w->abandon)
+        handover_now(c, list);
+    else
+        handover_begin(c, list);
+}
+
+static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t what, rd_kafka_topic_partition_list_t *list, void *opaque)
+{
+    (void)rk;
+    struct poller *c = opaque;
+    if (c->handover.list) /* it never got its answer: the group has gone on without us */
+        handover_end(c, true);
+    if (what == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
+        on_assign(c, list);
+    else
+        on_revoke(c, list);
+    c->flow_unsure = true;
 }
 
 /* Errors */
@@ -498,17 +713,31 @@ static int subscribe(struct poller *c, struct base_error *err)
     return 0;
 }
 
+static bool take_one(struct poller *c, int wait_ms)
+{
+    rd_kafka_message_t *m = rd_kafka_consumer_poll(c->rk, wait_ms);
+    if (!m)
+        return false;
+    bool more = !m->err;
+    if (m->err) {
+        on_consumer_error(c, m);
+    } else {
+        take(c, m);
+        more = has_room(c, m->partition);
+        c->flow_unsure |= !more;
+    }
+    rd_kafka_message_destroy(m);
+    return more;
+}
+
+/* One after the other, not by batch: before 2.1 librdkafka counts batches wrongly over a pause. */
 static void poll_once(struct poller *c)
 {
     c->w->poll_beat_ns = base_clock_mono_ns();
-    rd_kafka_message_t *m = rd_kafka_consumer_poll(c->rk, c->head ? POLL_BUSY_MS : POLL_MS);
-    if (m) {
-        if (m->err)
-            on_consumer_error(c, m);
-        else
-            take(c, m);
-        rd_kafka_message_destroy(m);
-    }
+    bool more = take_one(c, c->head || c->handover.list ? POLL_BUSY_MS : POLL_MS);
+    for (int i = 1; more && i < TAKE_MAX && !want_pause(c); i++)
+        more = take_one(c, 0);
+    handover_go_on(c);
     work_on_line(c);
     flow_control(c);
     note_positions(c, false);
@@ -543,6 +772,8 @@ void *worker_poll_main(void *worker)
         worker_fail(c.w, &err);
     while (rc == 0 && !c.w->leaving && !c.w->abandon)
         poll_once(&c);
+    if (c.handover.list)
+        handover_end(&c, c.w->abandon);
     if (rc == 0 && !c.w->abandon)
         leave_group(&c);
     rd_kafka_topic_partition_list_destroy(c.paused_list);

@@ -99,9 +99,13 @@ static void render_records(const struct worker_metrics *m, struct base_buffer *o
     single(out, "record_bytes_total", "counter", "Bytes of key and value of the records taken.",
            metrics_get(&m->record_bytes));
     family(out, "records_dropped_total", "counter",
-           "Records not answered here: delivered a second time, or gone with their partition to another worker.");
+           "Records not taken: delivered a second time, or answered by an earlier owner of the partition.");
     sample(out, "records_dropped_total", "reason", "duplicate", metrics_get(&m->records_duplicate));
-    sample(out, "records_dropped_total", "reason", "revoked", metrics_get(&m->records_revoked));
+    sample(out, "records_dropped_total", "reason", "answered", metrics_get(&m->records_answered));
+    family(out, "prompts_dropped_total", "counter",
+           "Prompts of records taken that are not answered here: an earlier owner has, or the partition has gone.");
+    sample(out, "prompts_dropped_total", "reason", "answered", metrics_get(&m->prompts_answered));
+    sample(out, "prompts_dropped_total", "reason", "revoked", metrics_get(&m->prompts_revoked));
 
     family(out, "prompts_total", "counter", "Prompts published, by finish reason.");
     for (unsigned i = 0; i < METRICS_FINISHES; i++)

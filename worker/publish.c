@@ -171,7 +171,7 @@ static int send_refusal(struct publisher *p, const struct worker_job *job, uint3
     return completion_send(p, &c, NULL, err);
 }
 
-/* Jobs */
+/* Prompts and records */
 
 static int publish_prompt(struct publisher *p, struct worker_prompt *prompt, struct base_error *err)
 {
@@ -193,40 +193,48 @@ static int publish_prompt(struct publisher *p, struct worker_prompt *prompt, str
     return rc < 0 ? rc : send_refusal(p, prompt->job, prompt->index, SCHEMA_OUTPUT_TOO_LARGE, why, err);
 }
 
-int publish_job(struct publisher *p, struct worker_job *job, struct base_error *err)
+static int publish_refused(struct publisher *p, struct worker_job *job, struct base_error *err)
 {
-    int rc = 0;
-    if (job->code != SCHEMA_OK) {
-        rc =
-            letter_send(p, job, job->code, job->stage, job->why, job->value, job->n_value, &job->letter_too_large, err);
-        for (uint32_t i = 0; rc == 0 && i < job->n_prompts; i++)
-            rc = send_refusal(p, job, i, job->code, job->why, err);
-        return rc;
-    }
+    int rc =
+        letter_send(p, job, job->code, job->stage, job->why, job->value, job->n_value, &job->letter_too_large, err);
     for (uint32_t i = 0; rc == 0 && i < job->n_prompts; i++)
-        rc = publish_prompt(p, &job->prompts[i], err);
+        rc = send_refusal(p, job, i, job->code, job->why, err);
     return rc;
 }
 
-void publish_count(const struct worker_job *job, struct worker_metrics *m)
+int publish_part(struct publisher *p, struct worker_job *job, uint32_t part, struct base_error *err)
+{
+    if (job->code != SCHEMA_OK)
+        return part == 0 ? publish_refused(p, job, err) : 0;
+    return part < job->n_prompts ? publish_prompt(p, &job->prompts[part], err) : 0;
+}
+
+static void count_prompt(const struct worker_prompt *p, struct worker_metrics *m)
+{
+    metrics_add(&m->prompts[worker_prompt_outcome(p)], 1);
+    metrics_add(&m->prompt_tokens, p->result.n_prompt);
+    metrics_add(&m->completion_tokens, p->result.n_generated);
+    if (p->code != SCHEMA_OK)
+        metrics_add(&m->dead_letters[p->code][p->stage], 1);
+    else if (p->output_too_large)
+        metrics_add(&m->dead_letters[SCHEMA_OUTPUT_TOO_LARGE][SCHEMA_STAGE_PUBLISH], 1);
+    if (p->code == SCHEMA_OK && p->result.finish != SCHEMA_FINISH_EXPIRED) {
+        metrics_observe_us(&m->queue, p->result.queue_us);
+        metrics_observe_us(&m->total, p->result.total_us);
+    }
+}
+
+uint32_t publish_count(const struct worker_job *job, uint32_t part, struct worker_metrics *m)
 {
     if (job->code != SCHEMA_OK) {
+        if (part > 0)
+            return 0;
         metrics_add(&m->dead_letters[job->code][job->stage], 1);
         metrics_add(&m->prompts[SCHEMA_FINISH_ERROR], job->n_prompts);
-        return;
+        return job->n_prompts;
     }
-    for (uint32_t i = 0; i < job->n_prompts; i++) {
-        const struct worker_prompt *p = &job->prompts[i];
-        metrics_add(&m->prompts[worker_prompt_outcome(p)], 1);
-        metrics_add(&m->prompt_tokens, p->result.n_prompt);
-        metrics_add(&m->completion_tokens, p->result.n_generated);
-        if (p->code != SCHEMA_OK)
-            metrics_add(&m->dead_letters[p->code][p->stage], 1);
-        else if (p->output_too_large)
-            metrics_add(&m->dead_letters[SCHEMA_OUTPUT_TOO_LARGE][SCHEMA_STAGE_PUBLISH], 1);
-        if (p->code == SCHEMA_OK && p->result.finish != SCHEMA_FINISH_EXPIRED) {
-            metrics_observe_us(&m->queue, p->result.queue_us);
-            metrics_observe_us(&m->total, p->result.total_us);
-        }
-    }
+    if (part >= job->n_prompts)
+        return 0;
+    count_prompt(&job->prompts[part], m);
+    return 1;
 }

@@ -1,4 +1,4 @@
-/* publish - what comes of a finished job: completions, and dead letters for what failed.
+/* publish - what comes of a finished prompt: a completion, and a dead letter if it failed.
  *
  *   the record as a whole is refused   one dead letter with the original bytes; an `error` completion for each prompt, as
  *                                      far as the prompts could be read
@@ -44,9 +44,11 @@ void publish_init(struct publisher *p, const struct worker_identity *identity, c
                   size_t n_bytes_max, publish_fn *send, void *context);
 void publish_done(struct publisher *p);
 
-int publish_job(struct publisher *p, struct worker_job *job, struct base_error *err);
+/* part: the prompt's index. A record that is refused as a whole goes out with part 0; its other parts, which are in the same
+ * transaction, add nothing. */
+int publish_part(struct publisher *p, struct worker_job *job, uint32_t part, struct base_error *err);
 
-/* Counts what publish_job sent for a job, once its transaction is committed. */
-void publish_count(const struct worker_job *job, struct worker_metrics *metrics);
+/* Counts what publish_part sent, once its transaction is committed; returns how many prompts were answered. */
+uint32_t publish_count(const struct worker_job *job, uint32_t part, struct worker_metrics *metrics);
 
 #endif

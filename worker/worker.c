@@ -74,8 +74,10 @@ static void worker_free(struct worker *w)
         return;
     if (w->consumer) /* the poll thread has closed it, or there is no time to */
         rd_kafka_destroy_flags(w->consumer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
-    while (w->jobs)
-        worker_jobs_drop_locked(w, w->jobs);
+    for (struct worker_job *job = w->jobs, *next; job; job = next) {
+        next = job->next;
+        worker_job_free(job);
+    }
     worker_models_free(w->models);
     worker_names_free(w->names);
     worker_answerer_drop(w->self);
@@ -104,7 +106,7 @@ static int worker_new(const struct worker_options *options, struct worker **out_
     pthread_mutex_init(&w->lock, NULL);
     worker_cond_init(&w->changed);
     name_worker(w);
-    int rc = ledger_new(&w->ledger, err);
+    int rc = ledger_new(w->transactional_id, &w->ledger, err);
     if (rc == 0) /* jobs are never more than prompts, but for one batch that exceeds the limit by itself */
         rc = worker_queue_init(&w->to_device, w->options.n_inflight_max + 1, err);
     if (rc == 0)

@@ -35,6 +35,7 @@ struct worker_options {
     const char *trace_file;    /* NULL: none */
     uint32_t n_inflight_max;   /* prompts taken and not yet published: bounds memory; pauses partitions above */
     uint32_t commit_ms;        /* group commit: a publish at most this long after the first finished prompt */
+    uint32_t handover_ms;      /* a partition that moves away: what runs of it may finish for so long; 0: no time */
     uint32_t drain_ms;         /* SIGTERM: finish what fits into this, then leave */
     uint64_t exit_after;       /* 0: run until stopped; else stop after this many prompts are published (demo, tests) */
     struct base_trace *trace;  /* may be NULL: worker_run makes one */

@@ -1,5 +1,6 @@
 #include "worker/worker_state.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,6 +23,7 @@ void worker_fail(struct worker *w, const struct base_error *why)
 
 void worker_jobs_add_locked(struct worker *w, struct worker_job *job)
 {
+    job->refs = 2;
     job->before = NULL;
     job->next = w->jobs;
     if (w->jobs)
@@ -32,7 +34,7 @@ void worker_jobs_add_locked(struct worker *w, struct worker_job *job)
     w->n_bytes += job->bytes;
 }
 
-void worker_jobs_drop_locked(struct worker *w, struct worker_job *job)
+static void jobs_remove(struct worker *w, struct worker_job *job)
 {
     if (job->before)
         job->before->next = job->next;
@@ -46,17 +48,74 @@ void worker_jobs_drop_locked(struct worker *w, struct worker_job *job)
     worker_job_free(job);
 }
 
+void worker_job_hold_locked(struct worker_job *job)
+{
+    job->refs++;
+}
+
+void worker_job_let_go_locked(struct worker *w, struct worker_job *job)
+{
+    assert(job->refs > 0);
+    if (--job->refs == 0)
+        jobs_remove(w, job);
+}
+
+void worker_job_settled_locked(struct worker *w, struct worker_job *job)
+{
+    assert(job->weight > 0);
+    job->weight--;
+    w->n_prompts--;
+}
+
+/* One prompt less in the hand. */
+static void hand_gives(struct worker *w, struct worker_prompt *p)
+{
+    assert(!p->said && p->job->n_in_hand > 0);
+    p->said = true;
+    if (--p->job->n_in_hand == 0)
+        worker_job_let_go_locked(w, p->job);
+}
+
+void worker_prompt_finished(struct worker *w, struct worker_prompt *p)
+{
+    const struct worker_job *job = p->job;
+    assert(p->state == WORKER_PROMPT_DONE);
+    pthread_mutex_lock(&w->lock);
+    bool ours = ledger_finish(w->ledger, job->partition, job->epoch, job->offset, p->index);
+    hand_gives(w, p);
+    if (ours)
+        pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    metrics_add(&w->metrics.prompts_revoked, !ours);
+}
+
+void worker_prompt_dropped_locked(struct worker *w, struct worker_prompt *p)
+{
+    worker_prompt_drop(p);
+    ledger_leave(w->ledger, p->job->partition, p->job->epoch, p->job->offset, p->index);
+    hand_gives(w, p);
+    metrics_add(&w->metrics.prompts_revoked, 1);
+}
+
 void worker_job_finished(struct worker *w, struct worker_job *job)
 {
     pthread_mutex_lock(&w->lock);
-    bool ours = ledger_finish(w->ledger, job->partition, job->epoch, job->offset);
+    bool ours = ledger_finish_all(w->ledger, job->partition, job->epoch, job->offset);
+    worker_job_let_go_locked(w, job);
     if (ours)
         pthread_cond_broadcast(&w->changed);
-    else
-        worker_jobs_drop_locked(w, job);
     pthread_mutex_unlock(&w->lock);
-    if (!ours)
-        metrics_add(&w->metrics.records_revoked, 1);
+    metrics_add(&w->metrics.prompts_revoked, !ours);
+}
+
+void worker_job_dropped_locked(struct worker *w, struct worker_job *job)
+{
+    for (uint32_t i = 0; i < worker_job_n_parts(job); i++)
+        if (job->n_prompts == 0 || !job->prompts[i].said) {
+            ledger_leave(w->ledger, job->partition, job->epoch, job->offset, i);
+            metrics_add(&w->metrics.prompts_revoked, 1);
+        }
+    worker_job_let_go_locked(w, job);
 }
 
 /* Links */

@@ -120,11 +120,19 @@ void *worker_names_main(void *worker);
 /* The first failure holds; the worker stops. Any thread. */
 void worker_fail(struct worker *w, const struct base_error *why);
 
-/* Jobs: in the list from add to drop. lock held by the caller of _locked. */
+/* Jobs: in the list from add on, with two references: the ledger's and that of the hand that has its prompts. lock held by the
+ * caller of _locked. */
 void worker_jobs_add_locked(struct worker *w, struct worker_job *job);
-void worker_jobs_drop_locked(struct worker *w, struct worker_job *job); /* frees it */
-/* All its prompts are done: to the ledger, or away with it if its partition has gone. */
+void worker_job_hold_locked(struct worker_job *job);
+void worker_job_let_go_locked(struct worker *w, struct worker_job *job);  /* the last one frees it */
+void worker_job_settled_locked(struct worker *w, struct worker_job *job); /* one part counts no more in n_prompts */
+/* Said of DONE prompts by the hand that has them; with the last one it has nothing of the job any more. */
+void worker_prompt_finished(struct worker *w, struct worker_prompt *p);
+void worker_prompt_dropped_locked(struct worker *w, struct worker_prompt *p); /* ends it, too */
+/* The record was refused as a whole: to the ledger with it; the hand has nothing of it any more. */
 void worker_job_finished(struct worker *w, struct worker_job *job);
+/* Its partition has gone before the hand did anything with it. */
+void worker_job_dropped_locked(struct worker *w, struct worker_job *job);
 
 /* down or up again; logs changes alone. which: for the log, "consumer" or "producer". */
 void worker_link_set(struct worker *w, struct worker_link *link, const char *which, const char *why_down);

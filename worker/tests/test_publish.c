@@ -49,7 +49,8 @@ static void publish(struct sent *s, struct worker_job *job, size_t n_bytes_max)
     struct publisher p;
     sent_done(s);
     publish_init(&p, &identity, "prompts", "workers", n_bytes_max, send_record, s);
-    assert_ok(publish_job(&p, job, &err), err);
+    for (uint32_t i = 0; i < worker_job_n_parts(job); i++)
+        assert_ok(publish_part(&p, job, i, &err), err);
     publish_done(&p);
 }
 
@@ -137,7 +138,8 @@ static void test_completions(void **state)
         assert_int_equal(c->n_tokens, i ? 0 : 3);
         schema_completion_free(c);
     }
-    publish_count(job, &m);
+    for (uint32_t i = 0; i < worker_job_n_parts(job); i++)
+        (void)publish_count(job, i, &m);
     assert_int_equal(metrics_get(&m.prompts[SCHEMA_FINISH_LENGTH]), 1);
     assert_int_equal(metrics_get(&m.prompts[SCHEMA_FINISH_EXPIRED]), 1);
     assert_int_equal(metrics_get(&m.completion_tokens), 3);
@@ -179,7 +181,8 @@ static void test_a_refused_prompt(void **state)
     assert_int_equal(c->error, SCHEMA_PROMPT_TOO_LONG);
     assert_string_equal(c->error_text.text, "too many tokens");
     schema_completion_free(c);
-    publish_count(job, &m);
+    for (uint32_t i = 0; i < worker_job_n_parts(job); i++)
+        (void)publish_count(job, i, &m);
     assert_int_equal(metrics_get(&m.dead_letters[SCHEMA_PROMPT_TOO_LONG][SCHEMA_STAGE_ADMIT]), 1);
     assert_int_equal(metrics_get(&m.prompts[SCHEMA_FINISH_ERROR]), 1);
     sent_done(&s);
