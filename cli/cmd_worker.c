@@ -10,7 +10,7 @@
 
 static struct cli_model_options model_options;
 static struct worker_options worker_options;
-static uint64_t inflight, commit_ms, drain_s, handover_ms, exit_after, names_refresh;
+static uint64_t inflight, commit_ms, drain_s, handover_ms, deaths_max, exit_after, names_refresh;
 
 static const struct base_options_usage usage = {
     .command = "rouse worker",
@@ -60,6 +60,11 @@ static const struct base_option options[] = {
      "Prompts taken and not yet published; partitions pause above it. Bounds memory and what a crash repeats.", false},
     {"commit-ms", BASE_OPTION_UINT, &commit_ms, "MS", "50", NULL, 0, 60000, "Work",
      "Publish at most this long after the first finished prompt. Longer makes fewer, larger transactions.", false},
+    {"deaths-max", BASE_OPTION_UINT, &deaths_max, "N", "3", NULL, 0, 1000, "Work",
+     "A record that N workers died with goes to the dead letters; from the second death on it is worked on alone. 0: "
+     "never, "
+     "and deaths are not counted.",
+     false},
     {"drain-s", BASE_OPTION_UINT, &drain_s, "SECONDS", "30", NULL, 0, 86400, "Work",
      "After SIGTERM: time for what was taken to finish. Keep it below the pod's termination grace period.", false},
     {"handover-ms", BASE_OPTION_UINT, &handover_ms, "MS", "3000", NULL, 0, 600000, "Work",
@@ -125,6 +130,7 @@ int cmd_worker(int argc, char **argv)
         worker_options.n_inflight_max = (uint32_t)inflight;
         worker_options.commit_ms = (uint32_t)commit_ms;
         worker_options.drain_ms = (uint32_t)(drain_s * 1000);
+        worker_options.deaths_max = (uint32_t)deaths_max;
         worker_options.handover_ms = (uint32_t)handover_ms;
         worker_options.exit_after = exit_after;
         worker_options.names_refresh_ms = (uint32_t)names_refresh;

@@ -16,6 +16,7 @@ static const char *const code_names[SCHEMA_CODE_N] = {
     [SCHEMA_PROMPT_TOO_LONG] = "prompt-too-long",
     [SCHEMA_OUTPUT_TOO_LARGE] = "output-too-large",
     [SCHEMA_DEVICE] = "device",
+    [SCHEMA_POISON] = "poison",
     [SCHEMA_INTERNAL] = "internal",
 };
 

@@ -67,7 +67,9 @@ static uint32_t due_in_ms(const struct committer *c, const struct ledger_counts 
     const struct worker *w = c->w;
     uint64_t now = base_clock_mono_ns(), at = UINT64_MAX;
     bool hurry = w->flush_wanted > w->flush_done || w->draining || w->commit_quit;
-    if (n->ready)
+    if (n->urgent)
+        at = now;
+    else if (n->ready)
         at = hurry || n->ready >= BATCH_PROMPTS ? now : after_ms(c->published_at_ns, w->options.commit_ms);
     else if (n->idle)
         at = hurry ? now : after_ms(c->published_at_ns, IDLE_COMMIT_MS);

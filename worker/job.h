@@ -84,6 +84,8 @@ struct worker_job {
     uint32_t n_seen;    /* the poll thread's cursor over prompts */
     uint32_t n_skipped; /* answered by an earlier owner */
     bool routed;        /* every prompt has its model, or is DONE */
+    uint32_t deaths;    /* workers that died with it, as far as is known */
+    bool on_device;     /* the worker's lock: handed to the device thread, and not all back */
     uint32_t refs;      /* the worker's lock */
     uint32_t
         weight; /* the worker's lock: what it counts for in n_inflight_max; prompts that are not done, 1 at least at first */

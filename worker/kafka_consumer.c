@@ -27,6 +27,14 @@ struct handover {
     bool publishing; /* nothing of theirs runs any more */
 };
 
+/* A record that workers died with is worked on alone, so that the next death says whether it was it. */
+struct worker_alone {
+    bool active;
+    int32_t partition;
+    uint64_t epoch;
+    int64_t offset;
+};
+
 struct poller {
     struct worker *w;
     rd_kafka_t *rk;
@@ -38,6 +46,7 @@ struct poller {
     bool tight;                                   /* some partition's map is full */
     uint64_t room_at_ns;                          /* looked at last */
     struct handover handover;
+    struct worker_alone alone;
     uint64_t positions_at_ns;
     rd_kafka_resp_err_t last_error; /* logged at error_at_ns */
     uint64_t error_at_ns;
@@ -138,6 +147,7 @@ static int enter_ledger(struct worker *w, struct worker_job *job, struct base_er
     int rc =
         ledger_take(w->ledger, job->partition, job->offset, worker_job_n_parts(job), job, &job->epoch, answered, err);
     if (rc == 0) {
+        job->deaths = ledger_deaths(w->ledger, job->partition, job->offset, job->timestamp_ms, w->options.deaths_max);
         worker_job_skip(job, answered);
         worker_jobs_add_locked(w, job);
     }
@@ -223,6 +233,67 @@ static void say_finished(struct worker *w, struct worker_job *job)
     }
 }
 
+/* Deaths */
+
+static bool is_suspect(const struct poller *c, const struct worker_job *job)
+{
+    return c->w->options.deaths_max && job->deaths >= WORKER_DEATHS_ALONE && job->deaths < c->w->options.deaths_max;
+}
+
+static void refuse_poison(struct poller *c, struct worker_job *job)
+{
+    char why[128];
+    if (!c->w->options.deaths_max || job->deaths < c->w->options.deaths_max || job->code != SCHEMA_OK)
+        return;
+    snprintf(why, sizeof why, "%u workers died while they worked on it", job->deaths);
+    base_log_error("record set aside", LOG_INT("partition", job->partition), LOG_INT("offset", job->offset),
+                   LOG_STR("reason", why));
+    worker_job_refuse(job, SCHEMA_POISON, SCHEMA_STAGE_GENERATE, why);
+}
+
+/* Until its answer is committed: else a death of the next one would be put down to it. */
+static bool one_is_alone(struct poller *c)
+{
+    struct worker *w = c->w;
+    if (!c->alone.active)
+        return false;
+    pthread_mutex_lock(&w->lock);
+    c->alone.active = ledger_is_open(w->ledger, c->alone.partition, c->alone.epoch, c->alone.offset);
+    pthread_mutex_unlock(&w->lock);
+    return c->alone.active;
+}
+
+enum begin { BEGIN_NOW, BEGIN_LATER, BEGIN_NONE };
+
+/* Before the device sees it, the group knows that we hold its partition: should we die with it, that will be counted. */
+static enum begin may_begin(struct poller *c, const struct worker_job *job)
+{
+    struct worker *w = c->w;
+    bool suspect = is_suspect(c, job);
+    if (!w->options.deaths_max || job->n_open == 0)
+        return BEGIN_NOW;
+    pthread_mutex_lock(&w->lock);
+    bool held = ledger_hold(w->ledger, job->partition), busy = w->n_on_device > 0;
+    if (!held)
+        pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    return suspect && busy ? BEGIN_NONE : held ? BEGIN_NOW : BEGIN_LATER;
+}
+
+static void note_begun(struct poller *c, const struct worker_job *job)
+{
+    if (is_suspect(c, job))
+        c->alone = (struct worker_alone){true, job->partition, job->epoch, job->offset};
+}
+
+static void note_on_device(struct worker *w, struct worker_job *job, bool there)
+{
+    pthread_mutex_lock(&w->lock);
+    job->on_device = there;
+    w->n_on_device += there ? 1 : -1ull;
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* The job has left the line. false: the queue is full, and it is the caller's again. */
 static bool hand_over(struct poller *c, struct worker_job *job)
 {
@@ -231,8 +302,13 @@ static bool hand_over(struct poller *c, struct worker_job *job)
     if (!refused)
         say_finished(w, job);
     if (!refused && open) {
-        if (worker_queue_push(&w->to_device, job) < 0)
+        note_on_device(w, job, true);
+        note_begun(c, job);
+        if (worker_queue_push(&w->to_device, job) < 0) {
+            note_on_device(w, job, false);
+            c->alone.active = false;
             return false;
+        }
         worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
         return true;
     }
@@ -254,8 +330,17 @@ static void work_on_line(struct poller *c)
         return;
     uint64_t until = base_clock_mono_ns() + TOKENISE_MS * 1000000ull;
     struct worker_job *before = NULL, *job = c->head;
-    while (job && base_clock_mono_ns() < until) {
+    while (job && base_clock_mono_ns() < until && !one_is_alone(c)) {
         struct worker_job *behind = job->behind;
+        refuse_poison(c, job);
+        enum begin begin = may_begin(c, job);
+        if (begin == BEGIN_NONE)
+            return;
+        if (begin == BEGIN_LATER) {
+            before = job;
+            job = behind;
+            continue;
+        }
         if (!worker_route_job(&w->rules, w->names, w->models, job)) {
             before = job;
             job = behind;
@@ -425,7 +510,7 @@ static int gain_partition(struct poller *c, const rd_kafka_topic_partition_t *p,
     err->code = 0;
     pthread_mutex_lock(&w->lock);
     ledger_revoke(w->ledger, p->partition, drop_item, w); /* given twice without a revoke: start anew */
-    rc = ledger_assign(w->ledger, p->partition, committed, progress, err);
+    rc = ledger_assign(w->ledger, p->partition, committed, progress, base_clock_unix_ms(), err);
     pthread_mutex_unlock(&w->lock);
     if (rc < 0)
         schema_progress_free(progress);

@@ -9,6 +9,7 @@
 
 #define WORKER_REVOKE_WAIT_MS     2000 /* what a rebalance waits for the commit thread */
 #define WORKER_CLOSE_WAIT_MS      5000 /* for leaving the group */
+#define WORKER_DEATHS_ALONE       2    /* a record that this many workers died with is worked on alone */
 #define WORKER_INFLIGHT_BYTES_MAX (256u << 20)
 
 #endif

@@ -32,6 +32,13 @@ struct partition {
     int64_t position;       /* -1: unknown */
     int64_t committed;      /* -1: nothing */
 
+    bool hold_wanted;
+    bool held, held_by_us; /* what the last map that was committed says; we committed it */
+    uint32_t crashes;      /* owners that died in a row */
+    int64_t suspects_end;  /* records below it may have been in flight then */
+    int64_t assigned_at;   /* the first offset that was not done when it came; -1: unknown */
+    int64_t assigned_ms;
+
     struct entry *ring; /* [capacity], a power of two or 0; the first one, if any, is not done */
     uint32_t capacity, head, n;
     uint32_t n_records; /* entries that are not done */
@@ -180,7 +187,7 @@ static int grow_partitions(struct ledger *l, uint32_t n, struct base_error *err)
 }
 
 int ledger_assign(struct ledger *l, int32_t partition, int64_t committed, struct schema_progress *progress,
-                  struct base_error *err)
+                  int64_t now_ms, struct base_error *err)
 {
     if (partition < 0 || partition >= LEDGER_PARTITIONS_MAX)
         return base_fail(err, ERR_INPUT, "partition %d is outside 0..%d", partition, LEDGER_PARTITIONS_MAX - 1);
@@ -194,6 +201,16 @@ int ledger_assign(struct ledger *l, int32_t partition, int64_t committed, struct
     p->closing = p->position_believed = false;
     p->position = -1;
     p->next = p->committed = committed < 0 ? -1 : committed;
+    p->assigned_at = p->committed;
+    p->assigned_ms = now_ms;
+    p->hold_wanted = p->held_by_us = false;
+    p->held = progress && progress->held;
+    p->crashes = progress ? progress->crashes : 0;
+    p->suspects_end = progress ? progress->suspects_end : 0;
+    if (progress && progress->held) {
+        p->crashes++;
+        p->suspects_end = committed + LEDGER_SUSPECTS;
+    }
     p->before = progress;
     for (uint32_t i = 0; progress && i < progress->n_partials; i++)
         p->before_partial_bytes += partial_bytes(progress->partials[i].n_prompts);
@@ -235,6 +252,12 @@ bool ledger_is_closing(const struct ledger *l, int32_t partition, uint64_t epoch
     return !ledger_is_current(l, partition, epoch) || l->partitions[partition].closing;
 }
 
+/* What is committed says otherwise than what is so. */
+static bool hold_changed(const struct partition *p)
+{
+    return p->closing ? p->held : p->hold_wanted && !p->held_by_us;
+}
+
 bool ledger_state(const struct ledger *l, int32_t partition, struct ledger_state *out)
 {
     const struct partition *p = find_owned(l, partition);
@@ -244,7 +267,7 @@ bool ledger_state(const struct ledger *l, int32_t partition, struct ledger_state
                                  .owned = true,
                                  .closing = p->closing,
                                  .open = p->n_open,
-                                 .unsettled = p->n_finished + p->n_publishing,
+                                 .unsettled = p->n_finished + p->n_publishing + hold_changed(p),
                                  .records = p->n_records,
                                  .window = p->n,
                                  .first = p->n ? entry_at(p, 0)->offset : -1,
@@ -454,6 +477,33 @@ int ledger_take(struct ledger *l, int32_t partition, int64_t offset, uint32_t n_
     return 0;
 }
 
+/* Owners that died */
+
+bool ledger_hold(struct ledger *l, int32_t partition)
+{
+    struct partition *p = find_owned(l, partition);
+    if (!p)
+        return true;
+    p->hold_wanted = true;
+    return p->held_by_us;
+}
+
+uint32_t ledger_deaths(const struct ledger *l, int32_t partition, int64_t offset, int64_t timestamp_ms, uint32_t limit)
+{
+    const struct partition *p = find_owned(l, partition);
+    if (!p || p->crashes == 0 || offset >= p->suspects_end || timestamp_ms > p->assigned_ms)
+        return 0;
+    return p->crashes < limit || offset <= p->assigned_at ? p->crashes : limit - 1;
+}
+
+bool ledger_is_open(const struct ledger *l, int32_t partition, uint64_t epoch, int64_t offset)
+{
+    if (!ledger_is_current(l, partition, epoch))
+        return false;
+    const struct entry *e = entry_find(&l->partitions[partition], offset);
+    return e && e->n_left > 0;
+}
+
 /* Finishing */
 
 static void finish_part(struct partition *p, struct entry *e, uint32_t part)
@@ -515,6 +565,12 @@ void ledger_note_position(struct ledger *l, int32_t partition, int64_t position)
 static bool position_moved(const struct partition *p)
 {
     return p->n == 0 && p->position > p->committed && p->position >= p->next;
+}
+
+/* Something to say that is not a record's. */
+static bool has_news(const struct partition *p)
+{
+    return position_moved(p) || (hold_changed(p) && (p->n || p->next >= 0));
 }
 
 static void *grown(void *memory, size_t *n_max, size_t n, size_t size)
@@ -605,13 +661,18 @@ static int make_map(struct ledger *l, const struct partition *p, struct ledger_s
     int rc = reserve_scratch(l, p, err);
     if (rc < 0)
         return rc;
+    /* Once nothing of then is left, the next crash is the first again. */
+    bool drained = i == p->n && p->position_believed && p->position >= p->next;
+    s->crashes = drained || s->next >= p->suspects_end ? 0 : p->crashes;
     struct schema_progress m = {.base = s->next,
-                                .suspects_end = s->next,
+                                .crashes = s->crashes,
+                                .suspects_end = s->crashes ? p->suspects_end : s->next,
                                 .writer = l->writer,
-                                .held = i < p->n,
+                                .held = !p->closing,
                                 .runs = l->runs,
                                 .partials = l->partials};
     describe(l, p, i, &m);
+    s->held = m.held;
     rc = schema_progress_encode(&m, s->map, err);
     return rc < 0 ? base_fail_in(err, "partition %d", s->partition) : 0;
 }
@@ -667,7 +728,7 @@ static int collect_partition(struct ledger *l, int32_t number, uint32_t n_max, s
 {
     struct partition *p = &l->partitions[number];
     bool full = b->n_items >= n_max;
-    if ((p->n_finished == 0 || full) && !position_moved(p))
+    if ((p->n_finished == 0 || full) && !has_news(p))
         return 0;
     struct ledger_span *s = &b->spans[b->n_spans++];
     s->partition = number;
@@ -741,8 +802,11 @@ void ledger_settle(struct ledger *l, const struct ledger_batch *b, bool committe
             else
                 put_back(p, &b->items[s->first_item + k]);
         pop_done(p);
-        if (committed)
-            p->committed = s->next;
+        if (!committed)
+            continue;
+        p->committed = s->next;
+        p->held = p->held_by_us = s->held;
+        p->crashes = s->crashes;
     }
     l->collected = false;
 }
@@ -772,7 +836,8 @@ void ledger_count(const struct ledger *l, struct ledger_counts *out)
         out->partitions++;
         out->records += p->n_records;
         out->ready += p->n_finished;
-        out->idle += position_moved(p);
+        out->idle += has_news(p);
+        out->urgent += hold_changed(p);
     }
 }
 

@@ -20,7 +20,10 @@
  * (3) What the last owner's map says of records that have not come yet stays in every map that is committed.
  * (4) Offsets below the next expected one are refused: Kafka clients have delivered records twice. Gaps are normal
  *     (transaction markers, compaction); an offset that was passed over counts as done with the record behind it.
- * (5) A drained partition is committed up to the consumer's position, which steps over transaction markers: the lag of an
+ * (5) A map says whether its owner still holds the partition. One that is found held had an owner that died: `crashes` counts
+ *     those in a row, over the records that may have been in flight then (ledger_deaths). ledger_hold makes sure that this is
+ *     committed before the first record is worked on; a closing partition commits that it is not held any more.
+ * (6) A drained partition is committed up to the consumer's position, which steps over transaction markers: the lag of an
  *     idle pool reads 0. */
 #ifndef ROUSE_WORKER_LEDGER_H
 #define ROUSE_WORKER_LEDGER_H
@@ -33,6 +36,7 @@
 
 #define LEDGER_PARTITIONS_MAX 100000                      /* partition numbers are below this */
 #define LEDGER_PARTS_MAX      SCHEMA_PROGRESS_PROMPTS_MAX /* of one record */
+#define LEDGER_SUSPECTS       1024                        /* offsets from the first that was open at a crash */
 #define LEDGER_RECORDS_MAX    (1u << 20) /* of one partition, from the first that is not done: 40 MiB of ring */
 
 struct ledger;
@@ -51,6 +55,8 @@ struct ledger_span {
     uint64_t epoch;
     int64_t next;                            /* the offset to commit: everything below it is done */
     uint32_t first_item, n_items;            /* what becomes done with it, in ledger_batch.items; may be none */
+    bool held;                               /* what the map says of it */
+    uint32_t crashes;                        /* the same */
     char map[SCHEMA_PROGRESS_CHARS_MAX + 1]; /* the metadata to commit */
 };
 
@@ -65,7 +71,8 @@ struct ledger_counts {
     uint32_t partitions; /* owned */
     uint32_t records;    /* taken and not done */
     uint32_t ready;      /* finished parts that are not being published */
-    uint32_t idle;       /* partitions with something to commit and nothing to publish */
+    uint32_t idle;       /* partitions with something to commit that is no record */
+    uint32_t urgent;     /* of those, where somebody waits for it */
 };
 
 /* Of one partition. */
@@ -73,7 +80,7 @@ struct ledger_state {
     uint64_t epoch;
     bool owned, closing;
     uint32_t open;      /* parts that are OPEN */
-    uint32_t unsettled; /* parts that are FINISHED or PUBLISHING: on their way out */
+    uint32_t unsettled; /* parts that are FINISHED or PUBLISHING, and a map that is to be committed: on their way out */
     uint32_t records;   /* taken and not done */
     uint32_t window;    /* records in the ring: from the first that is not done to the last that was taken */
     int64_t first;      /* the offset of the first record that is not done; -1: none */
@@ -89,9 +96,9 @@ void ledger_free(struct ledger *l); /* forgets what is inside: items are the cal
 void ledger_set_writer(struct ledger *l, const char *writer);
 
 /* The partition is ours from now on, under a new epoch. Must not be owned. committed: the group's offset; negative: none.
- * progress: what came with it; NULL: nothing. Taken over on success. */
+ * progress: what came with it; NULL: nothing. Taken over on success. now_ms: wall clock. */
 int ledger_assign(struct ledger *l, int32_t partition, int64_t committed, struct schema_progress *progress,
-                  struct base_error *err);
+                  int64_t now_ms, struct base_error *err);
 /* It will be revoked: nothing more is taken; what is open may still finish and be published. */
 void ledger_close(struct ledger *l, int32_t partition);
 /* It is not ours any more: the ledger drops all its records. Not owned: nothing happens. */
@@ -117,6 +124,14 @@ int ledger_take(struct ledger *l, int32_t partition, int64_t offset, uint32_t n_
                 uint8_t *done, struct base_error *err);
 /* false: the record is of an old epoch. A record whose parts are all finished at once is published as a whole. */
 bool ledger_finish(struct ledger *l, int32_t partition, uint64_t epoch, int64_t offset, uint32_t part);
+/* Whether the group knows that we hold the partition; if not, it is told with the next commit. */
+bool ledger_hold(struct ledger *l, int32_t partition);
+/* How many owners died while this record may have been in flight, by the maps. timestamp_ms: the record's; 0: unknown.
+ * assigned_ms, of ledger_assign: what is younger was not there. From the limit-th on all but the first open record count as one
+ * less: suspects are worked on one by one, in order, so that one was it. */
+uint32_t ledger_deaths(const struct ledger *l, int32_t partition, int64_t offset, int64_t timestamp_ms, uint32_t limit);
+/* Whether any part of the record is not DONE. Of another epoch: false. */
+bool ledger_is_open(const struct ledger *l, int32_t partition, uint64_t epoch, int64_t offset);
 bool ledger_finish_all(struct ledger *l, int32_t partition, uint64_t epoch, int64_t offset);
 /* An OPEN part that will not be finished here, because its partition is closing. */
 void ledger_leave(struct ledger *l, int32_t partition, uint64_t epoch, int64_t offset, uint32_t part);

@@ -27,11 +27,12 @@ struct metrics_histogram {
 };
 
 struct worker_metrics {
-    metrics_counter records, record_bytes;              /* taken from the topic */
-    metrics_counter records_duplicate, records_answered; /* delivered again; answered by an earlier owner of the partition */
-    metrics_counter prompts_answered, prompts_revoked;   /* the same of single prompts; dropped with their partition */
-    metrics_counter prompts[METRICS_FINISHES];          /* published */
-    metrics_counter prompt_tokens, completion_tokens;   /* of published prompts */
+    metrics_counter records, record_bytes; /* taken from the topic */
+    metrics_counter records_duplicate,
+        records_answered; /* delivered again; answered by an earlier owner of the partition */
+    metrics_counter prompts_answered, prompts_revoked; /* the same of single prompts; dropped with their partition */
+    metrics_counter prompts[METRICS_FINISHES];         /* published */
+    metrics_counter prompt_tokens, completion_tokens;  /* of published prompts */
     metrics_counter dead_letters[SCHEMA_CODE_N][SCHEMA_STAGE_N];
     metrics_counter transactions_committed, transactions_aborted, producers_replaced;
     metrics_counter partitions_gained, partitions_revoked, partitions_lost;

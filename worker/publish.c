@@ -39,7 +39,7 @@ static void letter_make(const struct publisher *p, const struct worker_job *job,
     *out = (struct schema_dead_letter){
         .partition = job->partition,
         .offset = job->offset,
-        .delivery_count = 1,
+        .delivery_count = 1 + job->deaths,
         .code = code,
         .stage = stage,
         .orig_timestamp_ms = job->timestamp_ms,

@@ -34,6 +34,7 @@ struct worker_options {
     uint32_t names_refresh_ms; /* how old what is known of names may be; 0: 2000 */
     const char *trace_file;    /* NULL: none */
     uint32_t n_inflight_max;   /* prompts taken and not yet published: bounds memory; pauses partitions above */
+    uint32_t deaths_max;       /* a record that this many workers died with is a dead letter; 0: never */
     uint32_t commit_ms;        /* group commit: a publish at most this long after the first finished prompt */
     uint32_t handover_ms;      /* a partition that moves away: what runs of it may finish for so long; 0: no time */
     uint32_t drain_ms;         /* SIGTERM: finish what fits into this, then leave */

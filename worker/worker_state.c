@@ -67,13 +67,21 @@ void worker_job_settled_locked(struct worker *w, struct worker_job *job)
     w->n_prompts--;
 }
 
+static void hand_is_empty(struct worker *w, struct worker_job *job)
+{
+    w->n_on_device -= job->on_device;
+    job->on_device = false;
+    worker_job_let_go_locked(w, job);
+}
+
 /* One prompt less in the hand. */
 static void hand_gives(struct worker *w, struct worker_prompt *p)
 {
     assert(!p->said && p->job->n_in_hand > 0);
     p->said = true;
-    if (--p->job->n_in_hand == 0)
-        worker_job_let_go_locked(w, p->job);
+    if (--p->job->n_in_hand > 0)
+        return;
+    hand_is_empty(w, p->job);
 }
 
 void worker_prompt_finished(struct worker *w, struct worker_prompt *p)
@@ -101,7 +109,7 @@ void worker_job_finished(struct worker *w, struct worker_job *job)
 {
     pthread_mutex_lock(&w->lock);
     bool ours = ledger_finish_all(w->ledger, job->partition, job->epoch, job->offset);
-    worker_job_let_go_locked(w, job);
+    hand_is_empty(w, job);
     if (ours)
         pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);

@@ -61,6 +61,7 @@ struct worker {
     struct ledger *ledger;                  /* lock */
     struct worker_job *jobs;                /* lock: all of them */
     uint64_t n_prompts, n_records, n_bytes; /* lock: in flight; sums over jobs */
+    uint64_t n_on_device;                   /* lock: jobs that the device thread has prompts of */
     uint64_t flush_wanted, flush_done;      /* lock: publish what is finished, now; each wish has a number */
     bool publishing;                        /* lock: a batch is out */
     bool commit_quit;                       /* lock: the commit thread ends after what is finished now */

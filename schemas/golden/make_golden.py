@@ -547,7 +547,7 @@ def snapshot_records():
 # --- dead letters ----------------------------------------------------------------------------------------------------
 
 CODES = ("malformed", "too-deep", "too-large", "unsupported-version", "missing-key", "wrong-type", "bad-value", "unknown-model",
-         "prompt-too-long", "output-too-large", "device", "internal")
+         "prompt-too-long", "output-too-large", "poison", "device", "internal")
 STAGES = ("decode", "tokenize", "admit", "generate", "publish")
 LETTER_NAMES = {
     "topic": "__dlq.errors.topic", "partition": "__dlq.errors.partition", "offset": "__dlq.errors.offset",

@@ -48,7 +48,7 @@ static int teardown(void **state)
 static void assign(struct fixture *f, int32_t partition)
 {
     struct base_error err = {0};
-    assert_ok(ledger_assign(f->ledger, partition, -1, NULL, &err), err);
+    assert_ok(ledger_assign(f->ledger, partition, -1, NULL, 1000, &err), err);
 }
 
 /* As a worker that gets the partition after this span was committed. */
@@ -57,7 +57,7 @@ static void assign_after(struct fixture *f, const struct ledger_span *s)
     struct base_error err = {0};
     struct schema_progress *p = NULL;
     assert_ok(schema_progress_decode(s->map, strlen(s->map), s->next, &p, &err), err);
-    assert_ok(ledger_assign(f->ledger, s->partition, s->next, p, &err), err);
+    assert_ok(ledger_assign(f->ledger, s->partition, s->next, p, 1000, &err), err);
 }
 
 static void take_parts(struct fixture *f, int32_t partition, int64_t offset, uint32_t n_parts)
@@ -129,7 +129,6 @@ static void test_records_go_out_as_they_finish_and_the_offset_waits_for_the_firs
     assert_int_equal(f->batch.spans[0].next, 16);
     p = map_of(&f->batch.spans[0]);
     assert_int_equal(p->n_runs, 0);
-    assert_false(p->held);
     schema_progress_free(p);
     settle(f, true);
     assert_int_equal(ledger_committed(f->ledger, 3), 16);
@@ -261,6 +260,73 @@ static void test_a_closing_partition_lets_what_runs_finish(void **state)
     collect(f, 100);
     assert_int_equal(f->batch.n_spans, 0);
     settle(f, true);
+}
+
+static void commit(struct fixture *f)
+{
+    collect(f, 100);
+    assert_int_equal(f->batch.n_spans, 1);
+    settle(f, true);
+}
+
+/* The worker dies, and the next one gets the partition. */
+static void die(struct fixture *f)
+{
+    struct ledger_span span = f->batch.spans[0];
+    ledger_revoke(f->ledger, 0, drop, &f->dropped);
+    assign_after(f, &span);
+}
+
+static void test_deaths_are_counted_in_the_map(void **state)
+{
+    struct fixture *f = *state;
+    assign(f, 0);
+    take(f, 0, 0);
+    take(f, 0, 1);
+    assert_int_equal(ledger_deaths(f->ledger, 0, 0, 500, 3), 0);
+    assert_false(ledger_hold(f->ledger, 0));
+    commit(f);
+    assert_true(ledger_hold(f->ledger, 0));
+    for (uint32_t n = 1; n <= 2; n++) {
+        die(f);
+        assert_int_equal(ledger_deaths(f->ledger, 0, 0, 500, 3), n);
+        assert_int_equal(ledger_deaths(f->ledger, 0, 1, 500, 3), n);
+        assert_int_equal(ledger_deaths(f->ledger, 0, 1, 1001, 3), 0); /* came later */
+        assert_int_equal(ledger_deaths(f->ledger, 0, LEDGER_SUSPECTS, 500, 3), 0);
+        take(f, 0, 0);
+        assert_false(ledger_hold(f->ledger, 0)); /* not before the count is written down */
+        commit(f);
+    }
+    die(f); /* while the first was alone: it was it */
+    assert_int_equal(ledger_deaths(f->ledger, 0, 0, 500, 3), 3);
+    assert_int_equal(ledger_deaths(f->ledger, 0, 1, 500, 3), 2);
+    take(f, 0, 0);
+    take(f, 0, 1);
+    finish(f, 0, 0);
+    finish(f, 0, 1);
+    ledger_note_position(f->ledger, 0, 2);
+    commit(f);
+    die(f); /* with nothing left of then */
+    assert_int_equal(ledger_deaths(f->ledger, 0, 2, 500, 3), 1);
+}
+
+static void test_a_partition_that_is_given_back_is_not_held(void **state)
+{
+    struct fixture *f = *state;
+    struct ledger_state s;
+    assign(f, 0);
+    take(f, 0, 0);
+    ledger_hold(f->ledger, 0);
+    commit(f);
+    ledger_close(f->ledger, 0);
+    ledger_leave(f->ledger, 0, f->epoch, 0, 0);
+    assert_true(ledger_state(f->ledger, 0, &s));
+    assert_int_equal(s.unsettled, 1); /* the map */
+    commit(f);
+    assert_true(ledger_state(f->ledger, 0, &s));
+    assert_int_equal(s.unsettled, 0);
+    die(f);
+    assert_int_equal(ledger_deaths(f->ledger, 0, 0, 500, 3), 0);
 }
 
 static void test_the_next_owner_skips_what_is_done(void **state)
@@ -600,6 +666,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_duplicates_and_foreign_records_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_partition_that_moved_takes_its_records_along, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_closing_partition_lets_what_runs_finish, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_deaths_are_counted_in_the_map, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_partition_that_is_given_back_is_not_held, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_next_owner_skips_what_is_done, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_map_of_another_record_is_not_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_drained_partition_commits_its_position, setup, teardown),
