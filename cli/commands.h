@@ -10,6 +10,7 @@ int cmd_snapshot(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_dlq(int argc, char **argv);
 int cmd_demo(int argc, char **argv);
 
 #endif

@@ -23,6 +23,7 @@ static const struct command {
     {"generate", cmd_generate, "prompts to completions, without Kafka"},
     {"produce", cmd_produce, "lines of text or JSON to prompt batches on a topic"},
     {"consume", cmd_consume, "completions from a topic to stdout"},
+    {"dlq", cmd_dlq, "dead letters: ls show replay purge"},
     {"snapshot", cmd_snapshot, "build ls show verify diff promote rollback split pin unpin rm gc reindex"},
     {"tokenize", cmd_tokenize, "text to token ids, and back"},
     {"eval", cmd_eval, "perplexity of a text; logits as .npy"},

@@ -1,0 +1,106 @@
+#include "cli/dlq_pace.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "cli/dlq_verbs.h"
+
+#define LAG_POLL_MS 250
+
+int dlq_pace_open(struct dlq_pace *p, uint64_t rate, uint64_t lag_max, const char *group, bool stop_at_lag,
+                  struct base_error *err)
+{
+    *p = (struct dlq_pace){.rate = rate, .lag_max = lag_max, .group = group, .stop_at_lag = stop_at_lag};
+    if (!lag_max)
+        return 0;
+    const char *settings[] = {"group.id",       group, "enable.auto.commit", "false", "isolation.level",
+                              "read_committed", NULL};
+    return cli_kafka_open(RD_KAFKA_CONSUMER, dlq_common.brokers, settings, &dlq_common.properties, NULL, &p->asker,
+                          err);
+}
+
+void dlq_pace_close(struct dlq_pace *p)
+{
+    if (p->asker) {
+        rd_kafka_consumer_close(p->asker);
+        rd_kafka_destroy(p->asker);
+    }
+    *p = (struct dlq_pace){0};
+}
+
+void dlq_pace_begin(struct dlq_pace *p)
+{
+    p->began_ns = base_clock_mono_ns();
+    p->n_sent = 0;
+}
+
+/* End of the topic less what the group has committed; what KEDA computes, too. */
+static int lag_of(struct dlq_pace *p, const char *topic, uint64_t *out_lag, struct base_error *err)
+{
+    int32_t n = 0;
+    int timeout_ms = (int)dlq_common.timeout_s * 1000;
+    int rc = cli_kafka_n_partitions(p->asker, topic, timeout_ms, &n, err);
+    if (rc < 0)
+        return rc;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
+    for (int32_t i = 0; i < n; i++)
+        rd_kafka_topic_partition_list_add(list, topic, i);
+    rd_kafka_resp_err_t e = rd_kafka_committed(p->asker, list, timeout_ms);
+    *out_lag = 0;
+    for (int32_t i = 0; !e && i < n; i++) {
+        int64_t low, high, at = list->elems[i].offset;
+        e = rd_kafka_query_watermark_offsets(p->asker, topic, list->elems[i].partition, &low, &high, timeout_ms);
+        at = at >= low ? at : low;
+        *out_lag += !e && high > at ? (uint64_t)(high - at) : 0;
+    }
+    rd_kafka_topic_partition_list_destroy(list);
+    return e ? base_fail(err, ERR_SERVICE, "lag of group '%s' on '%s': %s", p->group, topic, rd_kafka_err2str(e)) : 0;
+}
+
+/* Until a record more may be on the topic; how many. */
+static int wait_for_lag(struct dlq_pace *p, const char *topic, size_t *out_room, struct base_error *err)
+{
+    for (;;) {
+        uint64_t lag;
+        int rc = lag_of(p, topic, &lag, err);
+        if (rc < 0)
+            return rc;
+        if (lag + 1 < p->lag_max || (lag == 0 && p->lag_max == 1)) { /* a transaction's marker counts as one, too */
+            *out_room = lag + 1 < p->lag_max ? p->lag_max - lag - 1 : 1;
+            return 0;
+        }
+        if (p->stop_at_lag || dlq_stop)
+            return base_fail(err, ERR_STOPPED, "group '%s' is %" PRIu64 " records behind on '%s'", p->group, lag,
+                             topic);
+        base_clock_sleep_ms(LAG_POLL_MS);
+        if (p->rate) /* what was not sent meanwhile is not made up for */
+            dlq_pace_begin(p);
+    }
+}
+
+int dlq_pace_wait(struct dlq_pace *p, const char *topic, size_t n, size_t *out_n, struct base_error *err)
+{
+    size_t room = n;
+    int rc = p->lag_max ? wait_for_lag(p, topic, &room, err) : 0;
+    if (rc < 0)
+        return rc;
+    n = room < n ? room : n;
+    while (p->rate) { /* the bucket starts empty: n letters are due when n tokens are in it */
+        uint64_t due_ns = p->began_ns + (uint64_t)((double)(p->n_sent + n) / (double)p->rate * 1e9);
+        uint64_t now_ns = base_clock_mono_ns();
+        if (dlq_stop)
+            return base_fail(err, ERR_STOPPED, "stopped by a signal");
+        if (now_ns >= due_ns)
+            break;
+        uint64_t ms = (due_ns - now_ns) / 1000000 + 1;
+        base_clock_sleep_ms((uint32_t)(ms < 200 ? ms : 200));
+    }
+    *out_n = n;
+    return 0;
+}
+
+void dlq_pace_sent(struct dlq_pace *p, size_t n)
+{
+    p->n_sent += n;
+}
