@@ -14,8 +14,9 @@ int dlq_pace_open(struct dlq_pace *p, uint64_t rate, uint64_t lag_max, const cha
     *p = (struct dlq_pace){.rate = rate, .lag_max = lag_max, .group = group, .stop_at_lag = stop_at_lag};
     if (!lag_max)
         return 0;
-    const char *settings[] = {"group.id",       group, "enable.auto.commit", "false", "isolation.level",
-                              "read_committed", NULL};
+    /* read_uncommitted: the markers of our own last transaction may still be on their way, its letters are there */
+    const char *settings[] = {"group.id",         group, "enable.auto.commit", "false", "isolation.level",
+                              "read_uncommitted", NULL};
     return cli_kafka_open(RD_KAFKA_CONSUMER, dlq_common.brokers, settings, &dlq_common.properties, NULL, &p->asker,
                           err);
 }
@@ -36,7 +37,7 @@ void dlq_pace_begin(struct dlq_pace *p)
 }
 
 /* End of the topic less what the group has committed; what KEDA computes, too. */
-static int lag_of(struct dlq_pace *p, const char *topic, uint64_t *out_lag, struct base_error *err)
+static int lag_of(struct dlq_pace *p, const char *topic, uint64_t *out_lag, int32_t *out_n, struct base_error *err)
 {
     int32_t n = 0;
     int timeout_ms = (int)dlq_common.timeout_s * 1000;
@@ -48,6 +49,7 @@ static int lag_of(struct dlq_pace *p, const char *topic, uint64_t *out_lag, stru
         rd_kafka_topic_partition_list_add(list, topic, i);
     rd_kafka_resp_err_t e = rd_kafka_committed(p->asker, list, timeout_ms);
     *out_lag = 0;
+    *out_n = n;
     for (int32_t i = 0; !e && i < n; i++) {
         int64_t low, high, at = list->elems[i].offset;
         e = rd_kafka_query_watermark_offsets(p->asker, topic, list->elems[i].partition, &low, &high, timeout_ms);
@@ -63,11 +65,13 @@ static int wait_for_lag(struct dlq_pace *p, const char *topic, size_t *out_room,
 {
     for (;;) {
         uint64_t lag;
-        int rc = lag_of(p, topic, &lag, err);
+        int32_t n_markers; /* a transaction puts one on each partition, and it counts as a record */
+        int rc = lag_of(p, topic, &lag, &n_markers, err);
         if (rc < 0)
             return rc;
-        if (lag + 1 < p->lag_max || (lag == 0 && p->lag_max == 1)) { /* a transaction's marker counts as one, too */
-            *out_room = lag + 1 < p->lag_max ? p->lag_max - lag - 1 : 1;
+        uint64_t used = lag + (uint64_t)n_markers;
+        if (used < p->lag_max || lag == 0) {
+            *out_room = used < p->lag_max ? p->lag_max - used : 1;
             return 0;
         }
         if (p->stop_at_lag || dlq_stop)

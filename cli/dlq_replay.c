@@ -233,6 +233,8 @@ static int skip_letter(struct replay *s, const struct dlq_letter *l, int reason,
 {
     char text[320];
     snprintf(text, sizeof text, "%s%s%s", skip_names[reason], why[0] ? ": " : "", why);
+    for (char *c = text; *c; c++) /* it may quote bytes from outside, and goes to a terminal */
+        *c = (unsigned char)*c < ' ' || *c == 127 ? '?' : *c;
     if (!dry_run)
         dlq_audit_letter(&s->audit, l->m->partition, l->m->offset, text, NULL, NULL);
     if (reason != SKIP_REPLAYED && s->n_skipped[reason]++ < 5)

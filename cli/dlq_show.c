@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/json_writer.h"
+#include "base/utf8.h"
 #include "cli/dlq_filter.h"
 #include "cli/dlq_verbs.h"
 
@@ -17,18 +18,29 @@ struct showing {
     uint64_t n;
 };
 
-/* Text from outside, safe on a terminal. */
+/* Text from outside, safe on a terminal: what is no UTF-8, and control characters (C1 too), as \xNN. */
 static void put_text(const char *text, size_t n, size_t n_max)
 {
-    for (size_t i = 0; i < n && i < n_max; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c < ' ' || c == 127 || c == '\\')
-            printf("\\x%02x", c);
-        else
-            putchar(c);
+    size_t i = 0;
+    while (i < n && i < n_max) {
+        uint32_t code = 0;
+        int k = base_utf8_next((const uint8_t *)text + i, n - i, &code);
+        bool plain = k > 0 && code >= ' ' && code != '\\' && (code < 127 || code > 159);
+        size_t n_chars = k > 0 ? (size_t)k : 1;
+        if (plain)
+            fwrite(text + i, 1, n_chars, stdout);
+        for (size_t c = 0; !plain && c < n_chars; c++)
+            printf("\\x%02x", (unsigned char)text[i + c]);
+        i += n_chars;
     }
     if (n > n_max)
         printf("... (%zu bytes)", n);
+}
+
+static void put_line(const char *label, const char *text)
+{
+    fputs(label, stdout);
+    put_text(text, strlen(text), 1024);
 }
 
 static void put_hex(const uint8_t *bytes, size_t n, size_t n_max)
@@ -51,8 +63,9 @@ static void put_hex(const uint8_t *bytes, size_t n, size_t n_max)
 
 static void put_prompts(const struct schema_prompt_batch *b)
 {
-    printf("  batch    '%s', %" PRIu32 " prompts, model %s\n", b->batch_id.text, b->n_prompts,
-           b->model.text ? b->model.text : "(any)");
+    put_line("  batch    ", b->batch_id.text);
+    put_line(", model ", b->model.text ? b->model.text : "(any)");
+    printf(", %" PRIu32 " prompts\n", b->n_prompts);
     for (uint32_t i = 0; i < b->n_prompts; i++) {
         const struct schema_prompt *p = &b->prompts[i];
         fputs("  prompt   ", stdout);
@@ -63,7 +76,7 @@ static void put_prompts(const struct schema_prompt_batch *b)
         else
             printf("%" PRIu32 " tokens", p->n_tokens);
         if (p->error != SCHEMA_OK)
-            printf("  [%s: %s]", schema_code_name(p->error), p->error_text ? p->error_text : "");
+            put_line("  refused: ", p->error_text ? p->error_text : schema_code_name(p->error));
         putchar('\n');
     }
 }
@@ -75,11 +88,16 @@ static void show_text(struct dlq_letter *l)
     dlq_time_text(l->when_ms, when);
     printf("letter %" PRId32 "/%" PRId64 "  %s at %s  %s\n", m->partition, m->offset, l->code, l->stage, when);
     if (l->unreadable[0])
-        printf("  headers do not parse: %s\n", l->unreadable);
+        put_line("  headers do not parse: ", l->unreadable);
     else
-        printf("  message  %s\n  from     %s/%" PRId32 "/%" PRId64 " by group %s, tried %" PRIu32 " times\n",
-               l->meta.message, l->meta.topic, l->meta.partition, l->meta.offset, l->meta.group,
-               l->meta.delivery_count);
+        put_line("  message  ", l->meta.message);
+    if (!l->unreadable[0]) {
+        put_line("\n  from     ", l->meta.topic);
+        printf("/%" PRId32 "/%" PRId64, l->meta.partition, l->meta.offset);
+        put_line(" by group ", l->meta.group);
+        printf(", tried %" PRIu32 " times", l->meta.delivery_count);
+    }
+    putchar('\n');
     for (uint32_t i = 0; i < l->n_headers; i++) {
         fputs("  header   ", stdout);
         put_text(l->headers[i].name, strlen(l->headers[i].name), 128);
@@ -97,7 +115,10 @@ static void show_text(struct dlq_letter *l)
     if (b)
         put_prompts(b);
     else
-        printf("  value    %zu bytes, no batch: %s\n", m->len, l->no_batch);
+        printf("  value    %zu bytes", m->len);
+    if (!b)
+        put_line(", no batch: ", l->no_batch);
+    putchar('\n');
     if (!b && m->payload)
         put_hex(m->payload, m->len, HEX_BYTES);
     putchar('\n');

@@ -76,8 +76,7 @@ def test_killed_at_random_each_letter_is_sent_once(topics):
     put_many(topics, LETTERS)
     began = time.monotonic()
     assert dlq_json(topics, "replay", "--dry-run")[-1]["would_send"] == LETTERS
-    # slow enough that the kills fall all over it: into start-up, ledger, transactions, commits
-    rate = max(200, LETTERS // 6)
+    rate = max(100, 2 * LETTERS // KILLS)  # slow enough that letters are left when the last of them is killed
     spent = 0
     for i in range(KILLS):
         p = subprocess.Popen([ROUSE, "dlq", "replay", "--brokers", topics.bootstrap, "--dlq", topics.dead, "--rate", str(rate)],
@@ -86,14 +85,16 @@ def test_killed_at_random_each_letter_is_sent_once(topics):
         spent += p.poll() is None
         p.kill()
         p.wait()
-    last = replay(topics, "--verify")
+    before = sum(g["replayed"] for g in dlq_json(topics, "ls"))
+    last = dlq_json(topics, "replay", "--verify")
+    assert last[0]["sent"] == LETTERS - before and last[1]["missing"] == last[1]["doubled"] == last[1]["different"] == 0
     assert replay(topics)["sent"] == 0
     seen = collections.Counter()
     for m in on_prompts(topics, LETTERS):
         seen[dict(m.headers())["x-replay-of"]] += 1
     assert len(seen) == LETTERS and set(seen.values()) == {1}
-    print(f"{KILLS} kills, {spent} of them while it ran, in {time.monotonic() - began:.0f} s")
-    assert spent >= KILLS // 3, last
+    print(f"{KILLS} kills, {spent} of them while it ran, {before} of {LETTERS} letters sent by killed runs, in {time.monotonic() - began:.0f} s")
+    assert spent >= KILLS * 3 // 4 and 0 < before
 
 
 def test_filters_dry_run_and_other_selections(topics):
@@ -180,7 +181,7 @@ def test_hostile_letters_are_shown_and_left(topics):
     text = dlq(topics, "show", "--limit", "0").stdout
     assert "\x1b" not in text
     done = replay(topics)
-    assert done["sent"] <= 2 and done["selected"] == len(junk)
+    assert done["sent"] == 1 and done["selected"] == len(junk)  # the one whose headers are whole
     assert dlq(topics, "show", "0/99999999", check=False).returncode != 0
 
 
