@@ -25,6 +25,18 @@ static const char *const settings[] = {"group.id",
                                        "32768",
                                        NULL};
 
+/* A topic that was just made has no leader for a moment. */
+static int find_end(struct dlq_reader *r, int32_t p, struct base_error *err)
+{
+    uint64_t until = base_clock_mono_ns() + dlq_common.timeout_s * 1000000000u;
+    rd_kafka_resp_err_t e;
+    while ((e = rd_kafka_query_watermark_offsets(r->rk, r->topic, p, &r->from[p], &r->end[p], 5000)) &&
+           e != RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED && base_clock_mono_ns() < until && !dlq_stop)
+        base_clock_sleep_ms(WAIT_MS);
+    return e ? base_fail(err, ERR_SERVICE, "topic '%s' partition %" PRId32 ": %s", r->topic, p, rd_kafka_err2str(e))
+             : 0;
+}
+
 static int find_ends(struct dlq_reader *r, struct base_error *err)
 {
     r->from = calloc((size_t)r->n_partitions * 3, sizeof *r->from);
@@ -33,11 +45,9 @@ static int find_ends(struct dlq_reader *r, struct base_error *err)
     r->end = r->from + r->n_partitions;
     r->at = r->end + r->n_partitions;
     for (int32_t p = 0; p < r->n_partitions; p++) {
-        rd_kafka_resp_err_t e = rd_kafka_query_watermark_offsets(r->rk, r->topic, p, &r->from[p], &r->end[p],
-                                                                 (int)dlq_common.timeout_s * 1000);
-        if (e)
-            return base_fail(err, ERR_SERVICE, "topic '%s' partition %" PRId32 ": %s", r->topic, p,
-                             rd_kafka_err2str(e));
+        int rc = find_end(r, p, err);
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }
@@ -99,7 +109,7 @@ static int take(struct dlq_reader *r, rd_kafka_message_t *m, dlq_reader_fn *fn, 
                 struct base_error *err)
 {
     if (m->err && m->err != RD_KAFKA_RESP_ERR__PARTITION_EOF) {
-        if (m->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED || m->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        if (m->err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
             return base_fail(err, ERR_SERVICE, "topic '%s': %s", r->topic, rd_kafka_err2str(m->err));
         return 0; /* brokers that come and go: librdkafka's business, up to the timeout */
     }

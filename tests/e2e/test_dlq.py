@@ -12,8 +12,7 @@ import time
 import msgpack
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
-from conftest import ROUSE, Reader, Topics, rouse
+from conftest import ROUSE, Reader, rouse
 
 KILLS = int(os.environ.get("ROUSE_DLQ_KILLS", 10))
 LETTERS = int(os.environ.get("ROUSE_DLQ_LETTERS", 2000))
@@ -136,7 +135,7 @@ def test_edits(topics):
     put(topics, [("a", batch(1), letter(topics, 1)), ("b", b"\xc1 no batch", letter(topics, 2, code="malformed"))])
     done = replay(topics, "--set", "max_tokens=3", "--set", "model=other", "--set", "temperature=0.5")
     assert (done["sent"], done["skipped"]["edit-failed"]) == (1, 1)
-    fix = f"cat > /dev/null; printf '\\203\\241v\\001\\250batch_id\\241z\\247prompts\\221\\202\\242id\\241a\\244text\\242hi'"
+    fix = "cat > /dev/null; printf '\\203\\241v\\001\\250batch_id\\241z\\247prompts\\221\\202\\242id\\241a\\244text\\242hi'"
     assert replay(topics, "--edit-command", "exit 3")["skipped"]["edit-failed"] == 1
     assert replay(topics, "--edit-command", "sleep 9", "--edit-timeout-s", "1")["skipped"]["edit-failed"] == 1
     assert replay(topics, "--edit-command", fix)["sent"] == 1
