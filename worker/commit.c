@@ -10,7 +10,9 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
+#include "worker/history.h"
 #include "worker/kafka_config.h"
 #include "worker/kafka_producer.h"
 #include "worker/publish.h"
@@ -177,6 +179,9 @@ static int send_all(struct committer *c, struct base_error *err)
 {
     const struct ledger_batch *b = &c->w->batch;
     for (uint32_t i = 0; i < b->n_items; i++) {
+        if (i)
+            FAILPOINT(COMMIT_BETWEEN_SENDS);
+        HISTORY("send", b->items[i].partition, b->items[i].offset, b->items[i].part, -1);
         int rc = publish_part(&c->publisher, b->items[i].item, b->items[i].part, err);
         if (rc < 0) {
             part_failed(c, &b->items[i], err);
@@ -193,9 +198,12 @@ static rd_kafka_topic_partition_list_t *offsets_of(const struct committer *c)
     for (uint32_t i = 0; i < b->n_spans; i++) {
         const struct ledger_span *s = &b->spans[i];
         rd_kafka_topic_partition_t *to = rd_kafka_topic_partition_list_add(list, c->w->options.topic_in, s->partition);
-        to->offset = s->next;
-        to->metadata = strdup(s->map); /* the list's to free */
-        to->metadata_size = to->metadata ? strlen(s->map) : 0;
+        to->offset = s->next + (MUTANT(base_too_far) ? 1 : MUTANT(base_too_short) && s->next > 0 ? -1 : 0);
+        HISTORY("offset", s->partition, to->offset, -1, s->epoch);
+        to->metadata = strdup(MUTANT(map_dropped)      ? ""
+                              : MUTANT(map_of_another) ? b->spans[(i + 1) % b->n_spans].map
+                                                       : s->map); /* the list's to free */
+        to->metadata_size = to->metadata ? strlen(to->metadata) : 0;
         if (!to->metadata) {
             rd_kafka_topic_partition_list_destroy(list);
             return NULL;
@@ -210,8 +218,13 @@ static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_
     int rc = kafka_producer_begin(c->producer, err);
     if (rc < 0)
         return rc;
+    HISTORY_NEXT();
+    HISTORY("begin", -1, -1, -1, -1);
+    FAILPOINT(COMMIT_AFTER_BEGIN);
     rc = send_all(c, err);
+    FAILPOINT(COMMIT_AFTER_SENDS);
     if (rc < 0) {
+        FAILPOINT(COMMIT_BEFORE_ABORT);
         kafka_producer_abort(c->producer);
         return rc;
     }
@@ -220,6 +233,8 @@ static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_
         kafka_producer_abort(c->producer);
         return base_fail(err, ERR_NOMEM, "out of memory for the offsets of %u partitions", c->w->batch.n_spans);
     }
+    if (MUTANT(offsets_left_out))
+        rd_kafka_topic_partition_list_del_by_idx(offsets, 0);
     rc = kafka_producer_commit(c->producer, offsets, group, out_unknown, err);
     rd_kafka_topic_partition_list_destroy(offsets);
     return rc;
@@ -263,6 +278,10 @@ static bool was_committed(struct committer *c)
 {
     struct ledger_span span, again;
     struct base_error err = {0};
+    HISTORY("unknown", -1, -1, -1, -1);
+    FAILPOINT(COMMIT_IN_DOUBT);
+    if (MUTANT(doubt_is_aborted) || MUTANT(doubt_is_committed))
+        return MUTANT(doubt_is_committed);
     while (!c->w->abandon && find_witness(c, &span)) {
         int64_t offset = -1;
         bool same = false;
@@ -277,6 +296,7 @@ static bool was_committed(struct committer *c)
             base_log_warn("transaction resolved", LOG_STR("was", same ? "committed" : "aborted"),
                           LOG_INT("partition", span.partition), LOG_INT("committed", offset),
                           LOG_INT("wanted", span.next));
+            FAILPOINT(COMMIT_RESOLVED);
             return same;
         }
     }
@@ -292,13 +312,15 @@ static void drop_item(void *context, void *item)
 
 static void settle(struct committer *c, bool committed)
 {
+    HISTORY(committed ? "commit" : "abort", -1, -1, -1, -1);
+    FAILPOINT(COMMIT_BEFORE_SETTLE);
     struct worker *w = c->w;
     uint64_t n_prompts = 0;
     for (uint32_t i = 0; committed && i < w->batch.n_items; i++)
         n_prompts += publish_count(w->batch.items[i].item, w->batch.items[i].part, &w->metrics);
     bool any = w->batch.n_items > 0;
     pthread_mutex_lock(&w->lock);
-    ledger_settle(w->ledger, &w->batch, committed, drop_item, w);
+    ledger_settle(w->ledger, &w->batch, committed || MUTANT(results_dropped), drop_item, w);
     for (uint32_t i = 0; i < w->batch.n_items; i++) {
         if (committed)
             worker_job_settled_locked(w, w->batch.items[i].item);
@@ -310,6 +332,7 @@ static void settle(struct committer *c, bool committed)
     w->n_published += n_prompts;
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
+    FAILPOINT(COMMIT_AFTER_SETTLE);
     if (committed && any)
         base_trace_mark(w->trace, BASE_TRACE_FIRST_COMMIT);
 }
@@ -341,6 +364,7 @@ static void publish_once(struct committer *c)
     struct worker *w = c->w;
     struct base_error err = {0};
     bool unknown = false;
+    FAILPOINT(COMMIT_BEFORE_COLLECT);
     rd_kafka_consumer_group_metadata_t *group = rd_kafka_consumer_group_metadata(w->consumer);
     if (!group || !collect(c)) {
         if (group)
@@ -348,6 +372,11 @@ static void publish_once(struct committer *c)
         else
             pause_after_failure(c);
         return;
+    }
+    FAILPOINT(COMMIT_AFTER_COLLECT);
+    if (MUTANT(group_after_collect)) {
+        rd_kafka_consumer_group_metadata_destroy(group);
+        group = rd_kafka_consumer_group_metadata(w->consumer);
     }
     uint64_t began = base_clock_mono_ns();
     int rc = transact(c, group, &unknown, &err);

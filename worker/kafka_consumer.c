@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
+#include "worker/history.h"
 #include "worker/intake.h"
 #include "worker/kafka_config.h"
 #include "worker/wait.h"
@@ -148,6 +150,8 @@ static int enter_ledger(struct worker *w, struct worker_job *job, struct base_er
         ledger_take(w->ledger, job->partition, job->offset, worker_job_n_parts(job), job, &job->epoch, answered, err);
     if (rc == 0) {
         job->deaths = ledger_deaths(w->ledger, job->partition, job->offset, job->timestamp_ms, w->options.deaths_max);
+        if (MUTANT(parts_ignored))
+            memset(answered, 0, sizeof answered);
         worker_job_skip(job, answered);
         worker_jobs_add_locked(w, job);
     }
@@ -174,6 +178,7 @@ static void take(struct poller *c, rd_kafka_message_t *m)
     struct worker *w = c->w;
     if (w->draining)
         return; /* not taken: whoever gets the partition next finds it behind the committed offset */
+    FAILPOINT(POLL_BEFORE_TAKE);
     struct base_error err = {0};
     struct worker_job *job = NULL;
     if (look(w, m, &err) != LEDGER_RECORD_NEW) {
@@ -194,6 +199,8 @@ static void take(struct poller *c, rd_kafka_message_t *m)
     base_trace_mark(w->trace, BASE_TRACE_FIRST_RECORD);
     metrics_add(&w->metrics.records, 1);
     metrics_add(&w->metrics.record_bytes, m->len + m->key_len);
+    HISTORY("take", job->partition, job->offset, -1, job->epoch);
+    FAILPOINT(POLL_AFTER_TAKE);
     line_append(c, job);
 }
 
@@ -570,11 +577,16 @@ static void assign(struct poller *c, const rd_kafka_topic_partition_list_t *list
 
 static void on_assign(struct poller *c, rd_kafka_topic_partition_list_t *list)
 {
+    FAILPOINT(POLL_BEFORE_PROGRESS);
     if (list->cnt && wait_for_progress(c, list) < 0) { /* taken back, or we are leaving: nothing is taken of them */
         assign(c, list);
         return;
     }
+    FAILPOINT(POLL_AFTER_PROGRESS);
     gain(c, list);
+    for (int i = 0; i < list->cnt; i++)
+        HISTORY("assign", list->elems[i].partition, list->elems[i].offset, -1, -1);
+    FAILPOINT(POLL_AFTER_GAIN);
     assign(c, list);
     note_positions(c, true);
     base_trace_end(c->w->trace, BASE_TRACE_GROUP_JOIN);
@@ -623,6 +635,9 @@ static void close_partitions(struct poller *c, const rd_kafka_topic_partition_li
 static void lose(struct poller *c, const rd_kafka_topic_partition_list_t *list, bool lost)
 {
     struct worker *w = c->w;
+    FAILPOINT(POLL_BEFORE_LOSE);
+    for (int i = 0; i < list->cnt; i++)
+        HISTORY(lost ? "lost" : "revoke", list->elems[i].partition, -1, -1, -1);
     pthread_mutex_lock(&w->lock);
     for (int i = 0; i < list->cnt; i++)
         ledger_revoke(w->ledger, list->elems[i].partition, drop_item, w);
@@ -638,12 +653,14 @@ static void lose(struct poller *c, const rd_kafka_topic_partition_list_t *list, 
         log_failed(NULL, rd_kafka_assign(c->rk, NULL));
     log_rebalance(c, lost ? "partitions lost" : "partitions revoked", list);
     c->flow_unsure = true;
+    FAILPOINT(POLL_AFTER_LOSE);
 }
 
 /* Drain first, fence second: the rebalance goes on when the partitions are given back, and until then what runs of theirs may
  * finish and be published. The other partitions' prompts go on meanwhile; librdkafka fetches nothing, though. */
 static void handover_begin(struct poller *c, const rd_kafka_topic_partition_list_t *list)
 {
+    FAILPOINT(POLL_BEFORE_HANDOVER);
     uint64_t now = base_clock_mono_ns();
     close_partitions(c, list);
     c->handover = (struct handover){.list = rd_kafka_topic_partition_list_copy(list),
@@ -831,6 +848,7 @@ static void poll_once(struct poller *c)
 /* Leaving tells the group at once, instead of after the session timeout. Revoke callbacks come in here. */
 static void leave_group(struct poller *c)
 {
+    FAILPOINT(POLL_BEFORE_LEAVE);
     uint64_t until = base_clock_mono_ns() + WORKER_CLOSE_WAIT_MS * 1000000ull;
     rd_kafka_queue_t *queue = rd_kafka_queue_new(c->rk);
     rd_kafka_error_t *error = rd_kafka_consumer_close_queue(c->rk, queue);

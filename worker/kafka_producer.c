@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 
 #define SLICE_MS      500 /* of one wait inside librdkafka */
@@ -303,16 +304,20 @@ int kafka_producer_commit(struct kafka_producer *p, const rd_kafka_topic_partiti
 {
     assert(p->state == OPEN);
     *out_unknown = false;
+    FAILPOINT(COMMIT_BEFORE_OFFSETS);
     int rc = offsets->cnt ? send_offsets(p, offsets, group, err) : 0;
+    FAILPOINT(COMMIT_AFTER_OFFSETS);
     if (rc < 0)
         return rc;
 
     uint64_t until = base_clock_mono_ns() + (uint64_t)p->transaction_ms * 1000000;
+    FAILPOINT(COMMIT_BEFORE_END);
     rd_kafka_error_t *error = rd_kafka_commit_transaction(p->rk, SLICE_MS);
     while (error && rd_kafka_error_is_retriable(error) && !*p->stop && base_clock_mono_ns() < until) {
         rd_kafka_error_destroy(error);
         error = rd_kafka_commit_transaction(p->rk, SLICE_MS); /* goes on where it was */
     }
+    FAILPOINT(COMMIT_AFTER_END);
     rd_kafka_poll(p->rk, 0);
     if (error) {
         *out_unknown = true; /* even an abortable error can hide an EndTxn that the coordinator has carried out */
