@@ -80,6 +80,11 @@ def main():
         argv = [sys.executable, "-m", "pytest", "-q", "--junitxml", junit, "tests/e2e/test_exactly_once.py",
                 *([starts] if LONG else [f"{starts}::{name}" for name in some])]
         outcomes.append(run("end-to-end tests on the emulated card", argv + select, junit, {"ROUSE_E2E_DEVICE": "cuda"}))
+    if not args.unit:
+        junit = f"{ROOT}/build/chaos/pytest.xml"
+        argv = [sys.executable, "-m", "pytest", "-q", "--junitxml", junit, "tests/chaos"]
+        chosen = ["-k", args.select] if args.select else []
+        outcomes.append(run("killed and broken on purpose", argv + chosen, junit))
     if LONG:
         outcomes += [ctest(preset, args.select, ["-LE", "release-only"]) for preset in ("asan", "ubsan", "tsan")]
         junit = f"{ROOT}/build/fuzz.xml"
