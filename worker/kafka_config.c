@@ -40,7 +40,11 @@ static const struct setting settings[] = {
     /* A record is seconds of work: far less than the default of 100000 records and 64 MiB is enough to be fetched ahead. */
     {KAFKA_CONSUMER, "queued.min.messages", "512", false},
     {KAFKA_CONSUMER, "queued.max.messages.kbytes", "16384", false},
+    /* A broker is asked one thing at a time: partitions that come or are resumed wait for the fetch that waits for records. */
+    {KAFKA_CONSUMER, "fetch.wait.max.ms", "100", false},
     {KAFKA_CONSUMER, "fetch.error.backoff.ms", "100", false},
+    {KAFKA_CONSUMER, "retry.backoff.ms", "20",
+     false}, /* offsets that a transaction is about to settle are asked for again */
 
     /* With the default of 100 ms, one transaction after the other takes 90 ms longer: the coordinator asks to come again
      * while it still writes the markers of the one before. */
@@ -55,7 +59,7 @@ static const struct setting settings[] = {
  * 8 s; its transaction, after less: a commit that hangs must be over before the partitions have a new owner. */
 static const struct setting classic_settings[] = {
     {KAFKA_CONSUMER, "session.timeout.ms", TEXT_OF(SESSION_TIMEOUT_MS), false},
-    {KAFKA_CONSUMER, "heartbeat.interval.ms", "1000", false},
+    {KAFKA_CONSUMER, "heartbeat.interval.ms", "250", false}, /* how soon the others hear of it */
 };
 static const struct setting transaction_settings[] = {
     {KAFKA_PRODUCER, "transaction.timeout.ms", "6000", false},

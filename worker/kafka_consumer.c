@@ -10,6 +10,7 @@
 #include "worker/history.h"
 #include "worker/intake.h"
 #include "worker/kafka_config.h"
+#include "worker/takeover.h"
 #include "worker/wait.h"
 #include "worker/worker_state.h"
 
@@ -19,7 +20,6 @@
 #define TOKENISE_MS   50  /* of work between two polls */
 #define POSITION_MS   100 /* between two looks at the consumer's positions */
 #define ROOM_MS       50  /* between two looks at partitions whose map is full */
-#define PROGRESS_MS   500 /* for the group's offsets, once; asked until they are there */
 #define SAME_ERROR_MS 60000
 
 /* Partitions that are about to go. What runs of theirs may finish, for a while; then they are given back. */
@@ -477,32 +477,6 @@ static void drop_item(void *context, void *item)
     worker_job_let_go_locked(context, item);
 }
 
-/* The group's offsets of these partitions, with their metadata. While a transaction of an earlier owner is open, the broker
- * says so, and the client asks again. */
-static int ask_progress(struct poller *c, rd_kafka_topic_partition_list_t *list, struct base_error *err)
-{
-    rd_kafka_resp_err_t res = rd_kafka_committed(c->rk, list, PROGRESS_MS);
-    for (int i = 0; !res && i < list->cnt; i++)
-        res = list->elems[i].err;
-    return res ? base_fail(err, ERR_AGAIN, "committed offsets of %d partitions: %s", list->cnt, rd_kafka_err2str(res))
-               : 0;
-}
-
-/* Asked until they are there: without them, what was answered would be answered again. ERR_STOPPED: there is no need any more. */
-static int wait_for_progress(struct poller *c, rd_kafka_topic_partition_list_t *list)
-{
-    struct base_error err = {0};
-    for (uint32_t n = 0; !c->w->abandon && !c->w->leaving && !rd_kafka_assignment_lost(c->rk); n++) {
-        c->w->poll_beat_ns = base_clock_mono_ns();
-        if (ask_progress(c, list, &err) == 0)
-            return 0;
-        base_log_write(n == 0 ? BASE_LOG_WARN : BASE_LOG_DEBUG, "progress not known yet",
-                       (struct base_log_field[]){LOG_STR("reason", err.text)}, 1);
-        base_clock_sleep_ms(base_clock_backoff_ms(n < 8 ? n : 8, 10, 500));
-    }
-    return ERR_STOPPED;
-}
-
 /* The partition is ours, from where its last owner got to. */
 static int gain_partition(struct poller *c, const rd_kafka_topic_partition_t *p, struct base_error *err)
 {
@@ -578,7 +552,8 @@ static void assign(struct poller *c, const rd_kafka_topic_partition_list_t *list
 static void on_assign(struct poller *c, rd_kafka_topic_partition_list_t *list)
 {
     FAILPOINT(POLL_BEFORE_PROGRESS);
-    if (list->cnt && wait_for_progress(c, list) < 0) { /* taken back, or we are leaving: nothing is taken of them */
+    if (list->cnt &&
+        takeover_read(c->w, c->rk, list) < 0) { /* taken back, or we are leaving: nothing is taken of them */
         assign(c, list);
         return;
     }

@@ -144,6 +144,8 @@ static void render_kafka(const struct worker_metrics *m, const struct worker_gau
     sample(out, "partition_changes_total", "change", "gained", metrics_get(&m->partitions_gained));
     sample(out, "partition_changes_total", "change", "revoked", metrics_get(&m->partitions_revoked));
     sample(out, "partition_changes_total", "change", "lost", metrics_get(&m->partitions_lost));
+    single(out, "owners_fenced_total", "counter", "Transactions of dead owners ended, by transactional id.",
+           metrics_get(&m->owners_fenced));
     family(out, "partitions", "gauge", "Partitions of the prompt topic at this worker.");
     sample(out, "partitions", "state", "assigned", g->partitions_assigned);
     sample(out, "partitions", "state", "paused", g->partitions_paused);

@@ -35,7 +35,7 @@ struct worker_metrics {
     metrics_counter prompt_tokens, completion_tokens;  /* of published prompts */
     metrics_counter dead_letters[SCHEMA_CODE_N][SCHEMA_STAGE_N];
     metrics_counter transactions_committed, transactions_aborted, producers_replaced;
-    metrics_counter partitions_gained, partitions_revoked, partitions_lost;
+    metrics_counter partitions_gained, partitions_revoked, partitions_lost, owners_fenced;
     struct metrics_histogram commit, queue, total; /* of a transaction; of a prompt before and until its end */
 };
 

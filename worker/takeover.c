@@ -1,0 +1,163 @@
+#include "worker/takeover.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "schemas/progress_map.h"
+#include "worker/kafka_config.h"
+#include "worker/kafka_producer.h"
+
+#define ASK_FIRST_MS 100 /* markers of a transaction that ended in order are written sooner */
+#define ASK_MS       500 /* for the group's offsets, once; asked until they are there */
+#define LOOK_MS      2000
+#define FENCE_MS     3000 /* for one writer; after it, the broker's own timeout has to do */
+#define FENCED_MAX   64
+
+/* Of one takeover. */
+struct fenced {
+    char *ids[FENCED_MAX];
+    int n;
+};
+
+static bool is_needed(const struct worker *w, rd_kafka_t *consumer)
+{
+    return !w->abandon && !w->leaving && !rd_kafka_assignment_lost(consumer);
+}
+
+/* Fencing */
+
+static int init_as(struct worker *w, const char *id, struct base_error *err)
+{
+    const struct worker_options *o = &w->options;
+    struct kafka_config config = {
+        .brokers = o->brokers, .client_id = w->id, .transactional_id = id, .properties = &o->kafka};
+    struct kafka_producer *p = NULL;
+    uint64_t until = base_clock_mono_ns() + FENCE_MS * 1000000ull;
+    int rc = kafka_producer_new(&config, &w->abandon, &p, err);
+    if (rc < 0)
+        return rc;
+    do {
+        w->poll_beat_ns = base_clock_mono_ns();
+        rc = kafka_producer_ready(p, err);
+    } while (rc == ERR_AGAIN && !w->leaving && base_clock_mono_ns() < until);
+    kafka_producer_free(p);
+    return rc;
+}
+
+static void fence(struct worker *w, const char *id, struct fenced *f)
+{
+    struct base_error err = {0};
+    uint64_t began = base_clock_mono_ns();
+    if (!*id || strcmp(id, w->transactional_id) == 0) /* our own producer has seen to it */
+        return;
+    for (int i = 0; i < f->n; i++)
+        if (strcmp(f->ids[i], id) == 0)
+            return;
+    if (f->n == FENCED_MAX || !(f->ids[f->n] = strdup(id)))
+        return;
+    f->n++;
+    if (init_as(w, id, &err) < 0) {
+        base_log_warn("dead owner not fenced", LOG_STR("transactional_id", id), LOG_STR("reason", err.text));
+        return;
+    }
+    metrics_add(&w->metrics.owners_fenced, 1);
+    base_log_info("dead owner fenced", LOG_STR("transactional_id", id),
+                  LOG_INT("ms", (base_clock_mono_ns() - began) / 1000000));
+}
+
+/* What cannot be read is reported by whoever needs it. */
+static void fence_holder(struct worker *w, const rd_kafka_topic_partition_t *p, struct fenced *f)
+{
+    struct base_error err = {0};
+    struct schema_progress *progress = NULL;
+    if (p->err || p->offset < 0 || !p->metadata ||
+        schema_progress_decode(p->metadata, p->metadata_size, p->offset, &progress, &err) < 0)
+        return;
+    if (progress->held)
+        fence(w, progress->writer, f);
+    schema_progress_free(progress);
+}
+
+static void fence_holders(struct worker *w, const rd_kafka_topic_partition_list_t *list, struct fenced *f)
+{
+    for (int i = 0; i < list->cnt; i++)
+        fence_holder(w, &list->elems[i], f);
+}
+
+/* Offsets as they were before the transactions that are open. */
+
+static rd_kafka_event_t *ask_unstable(struct worker *w, rd_kafka_t *consumer,
+                                      const rd_kafka_topic_partition_list_t *list)
+{
+    char why[128];
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(consumer);
+    rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(consumer, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
+    rd_kafka_ListConsumerGroupOffsets_t *ask = rd_kafka_ListConsumerGroupOffsets_new(w->options.group, list);
+    rd_kafka_error_destroy(rd_kafka_AdminOptions_set_require_stable_offsets(options, 0));
+    rd_kafka_AdminOptions_set_request_timeout(options, LOOK_MS, why, sizeof why);
+    rd_kafka_ListConsumerGroupOffsets(consumer, &ask, 1, options, queue);
+    rd_kafka_event_t *answer = rd_kafka_queue_poll(queue, LOOK_MS + ASK_MS);
+    rd_kafka_ListConsumerGroupOffsets_destroy(ask);
+    rd_kafka_AdminOptions_destroy(options);
+    rd_kafka_queue_destroy(queue);
+    return answer;
+}
+
+static void fence_unstable(struct worker *w, rd_kafka_t *consumer, const rd_kafka_topic_partition_list_t *list,
+                           struct fenced *f)
+{
+    rd_kafka_event_t *answer = ask_unstable(w, consumer, list);
+    const rd_kafka_ListConsumerGroupOffsets_result_t *result =
+        answer && !rd_kafka_event_error(answer) ? rd_kafka_event_ListConsumerGroupOffsets_result(answer) : NULL;
+    size_t n = 0;
+    const rd_kafka_group_result_t **groups =
+        result ? rd_kafka_ListConsumerGroupOffsets_result_groups(result, &n) : NULL;
+    for (size_t i = 0; i < n; i++) {
+        const rd_kafka_topic_partition_list_t *offsets = rd_kafka_group_result_partitions(groups[i]);
+        if (offsets)
+            fence_holders(w, offsets, f);
+    }
+    if (answer)
+        rd_kafka_event_destroy(answer);
+}
+
+/* Asking */
+
+/* While a transaction of an earlier owner is open, the broker says so, and librdkafka asks again until the time is over. */
+static int ask(rd_kafka_t *consumer, rd_kafka_topic_partition_list_t *list, int timeout_ms, struct base_error *err)
+{
+    rd_kafka_resp_err_t res = rd_kafka_committed(consumer, list, timeout_ms);
+    for (int i = 0; !res && i < list->cnt; i++)
+        res = list->elems[i].err;
+    return res ? base_fail(err, ERR_AGAIN, "committed offsets of %d partitions: %s", list->cnt, rd_kafka_err2str(res))
+               : 0;
+}
+
+static int ask_until(struct worker *w, rd_kafka_t *consumer, rd_kafka_topic_partition_list_t *list, struct fenced *f)
+{
+    struct base_error err = {0};
+    for (uint32_t n = 0; is_needed(w, consumer); n++) {
+        w->poll_beat_ns = base_clock_mono_ns();
+        if (ask(consumer, list, n == 0 ? ASK_FIRST_MS : ASK_MS, &err) == 0)
+            return 0;
+        base_log_write(n == 0 ? BASE_LOG_INFO : BASE_LOG_DEBUG, "progress not known yet",
+                       (struct base_log_field[]){LOG_STR("reason", err.text)}, 1);
+        fence_unstable(w, consumer, list, f);
+        if (n)
+            base_clock_sleep_ms(base_clock_backoff_ms(n < 8 ? n : 8, 10, 500));
+    }
+    return ERR_STOPPED;
+}
+
+int takeover_read(struct worker *w, rd_kafka_t *consumer, rd_kafka_topic_partition_list_t *list)
+{
+    struct fenced fenced = {.n = 0};
+    int rc = ask_until(w, consumer, list, &fenced);
+    if (rc == 0)
+        fence_holders(w, list, &fenced);
+    for (int i = 0; i < fenced.n; i++)
+        free(fenced.ids[i]);
+    return rc;
+}
