@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -21,9 +22,29 @@ uint64_t base_clock_mono_ns(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
+#ifdef ROUSE_CHAOS
+/* ROUSE_CLOCK_OFFSET=FILE: what the file says, in ms, is added to the wall clock; the tests let it jump. */
+static int64_t clock_offset_ms(void)
+{
+    const char *path = getenv("ROUSE_CLOCK_OFFSET");
+    char text[32] = "";
+    int fd = path && *path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    return n > 0 ? strtoll(text, NULL, 10) : 0;
+}
+#else
+static int64_t clock_offset_ms(void)
+{
+    return 0;
+}
+#endif
+
 int64_t base_clock_unix_ms(void)
 {
-    return (int64_t)(clock_ns(CLOCK_REALTIME) / 1000000u);
+    return (int64_t)(clock_ns(CLOCK_REALTIME) / 1000000u) + clock_offset_ms();
 }
 
 void base_clock_sleep_ms(uint32_t ms)

@@ -79,13 +79,13 @@ def generate(store, prompts, *args, model=ORACLE, env=None):
 class Topics:
     """The three topics of one test."""
 
-    def __init__(self, bootstrap, partitions):
+    def __init__(self, bootstrap, partitions, copies=1):
         self.bootstrap, self.partitions = bootstrap, partitions
         tag = uuid.uuid4().hex[:8]
         self.group = f"group-{tag}"
         self.prompts, self.completions, self.dead = f"prompts-{tag}", f"completions-{tag}", f"dead-{tag}"
         admin = AdminClient({"bootstrap.servers": bootstrap})
-        made = admin.create_topics([NewTopic(t, partitions, 1) for t in (self.prompts, self.completions, self.dead)])
+        made = admin.create_topics([NewTopic(t, partitions, copies) for t in (self.prompts, self.completions, self.dead)])
         for future in made.values():
             future.result(30)
 

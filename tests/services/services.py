@@ -116,6 +116,9 @@ class Kafka(Service):
             "group.initial.rebalance.delay.ms=0",
             *self.extra,
         ]
+        self.write_and_format(lines)
+
+    def write_and_format(self, lines):
         with open(self.properties, "w") as f:
             f.write("\n".join(lines) + "\n")
         done = subprocess.run(self.java("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c",
