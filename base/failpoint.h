@@ -36,7 +36,26 @@
     X(POLL_BEFORE_HANDOVER, "poll.before_handover")                                                                    \
     X(POLL_BEFORE_LOSE, "poll.before_lose")                                                                            \
     X(POLL_AFTER_LOSE, "poll.after_lose")                                                                              \
-    X(POLL_BEFORE_LEAVE, "poll.before_leave")
+    X(POLL_BEFORE_LEAVE, "poll.before_leave")                                                                          \
+    X(POLL_BEFORE_QUEUE, "poll.before_queue")                                                                          \
+    X(POLL_AFTER_QUEUE, "poll.after_queue")                                                                            \
+    X(POLL_BEFORE_FLOW, "poll.before_flow")                                                                            \
+    X(POLL_HANDOVER_PUBLISH, "poll.handover_publish")                                                                  \
+    X(DEVICE_BEFORE_SUBMIT, "device.before_submit")                                                                    \
+    X(DEVICE_AFTER_STEP, "device.after_step")                                                                          \
+    X(DEVICE_BEFORE_CANCEL, "device.before_cancel")                                                                    \
+    X(LEDGER_BEFORE_FINISH, "ledger.before_finish")                                                                    \
+    X(LEDGER_AFTER_FINISH, "ledger.after_finish")                                                                      \
+    X(TAKEOVER_BEFORE_FENCE, "takeover.before_fence")                                                                  \
+    X(TAKEOVER_AFTER_FENCE, "takeover.after_fence")                                                                    \
+    X(PRODUCER_BEFORE_INIT, "producer.before_init")                                                                    \
+    X(PRODUCER_AFTER_INIT, "producer.after_init")                                                                      \
+    X(PRODUCER_BEFORE_REPLACE, "producer.before_replace")                                                              \
+    X(PRODUCER_AFTER_REPLACE, "producer.after_replace")                                                                \
+    X(DRAIN_BEGUN, "drain.begun")                                                                                      \
+    X(DRAIN_OVER, "drain.over")                                                                                        \
+    X(REPLAY_BEFORE_SEND, "replay.before_send")                                                                        \
+    X(REPLAY_AFTER_SEND, "replay.after_send")
 
 /* X(name): see the place that asks for it. */
 #define BASE_MUTANTS(X)                                                                                                \
@@ -49,7 +68,16 @@
     X(doubt_is_committed)                                                                                              \
     X(results_dropped)                                                                                                 \
     X(parts_ignored)                                                                                                   \
-    X(map_of_another)
+    X(map_of_another)                                                                                                  \
+    X(map_not_read)                                                                                                    \
+    X(record_not_skipped)                                                                                              \
+    X(position_committed)                                                                                              \
+    X(outputs_first)                                                                                                   \
+    X(offsets_first)                                                                                                   \
+    X(revoke_ignored)                                                                                                  \
+    X(unstable_offsets)                                                                                                \
+    X(letter_forgotten)                                                                                                \
+    X(seed_ignored)
 
 #ifdef ROUSE_CHAOS
 enum base_failpoint {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 
 #define PAUSE_MS 100
 
@@ -195,8 +196,10 @@ int dlq_sender_send(struct dlq_sender *s, const struct dlq_record *records, size
             if (rc == 0)
                 s->n_replaced = kafka_producer_n_replaced(s->producer);
         }
+        FAILPOINT(REPLAY_BEFORE_SEND);
         if (rc == 0)
             rc = try_once(s, records, n, err) == 0 ? 1 : 0;
+        FAILPOINT(REPLAY_AFTER_SEND);
         if (rc < 0)
             return rc;
         if (rc == 1)

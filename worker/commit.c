@@ -151,6 +151,8 @@ static int send_record(void *context, const struct publish_record *record, struc
 {
     struct committer *c = context;
     const struct worker_options *o = &c->w->options;
+    if (record->is_dead_letter && MUTANT(letter_forgotten))
+        return 0;
     return kafka_producer_send(c->producer, record->is_dead_letter ? o->topic_dlq : o->topic_out, record, err);
 }
 
@@ -212,6 +214,17 @@ static rd_kafka_topic_partition_list_t *offsets_of(const struct committer *c)
     return list;
 }
 
+/* Only as a mutant: outputs and offsets in transactions of their own. */
+static int commit_apart(struct committer *c, rd_kafka_topic_partition_list_t *offsets,
+                        const rd_kafka_consumer_group_metadata_t *group, struct base_error *err)
+{
+    bool unknown = false;
+    int rc = offsets ? kafka_producer_commit(c->producer, offsets, group, &unknown, err) : ERR_NOMEM;
+    if (offsets)
+        rd_kafka_topic_partition_list_destroy(offsets);
+    return rc < 0 ? rc : kafka_producer_begin(c->producer, err);
+}
+
 static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_t *group, bool *out_unknown,
                     struct base_error *err)
 {
@@ -221,8 +234,12 @@ static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_
     HISTORY_NEXT();
     HISTORY("begin", -1, -1, -1, -1);
     FAILPOINT(COMMIT_AFTER_BEGIN);
-    rc = send_all(c, err);
+    if (MUTANT(offsets_first))
+        rc = commit_apart(c, offsets_of(c), group, err);
+    rc = rc < 0 ? rc : send_all(c, err);
     FAILPOINT(COMMIT_AFTER_SENDS);
+    if (MUTANT(outputs_first) && rc == 0)
+        rc = commit_apart(c, rd_kafka_topic_partition_list_new(0), group, err);
     if (rc < 0) {
         FAILPOINT(COMMIT_BEFORE_ABORT);
         kafka_producer_abort(c->producer);

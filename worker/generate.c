@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "worker/intake.h"
 #include "worker/model_load.h"
@@ -189,6 +190,7 @@ static void take_jobs(struct generator *g, bool idle)
 static int submit(struct worker_model *m, struct worker_prompt *p)
 {
     struct base_error err = {0};
+    FAILPOINT(DEVICE_BEFORE_SUBMIT);
     int rc = engine_submit(m->loaded.engine, &p->request, &err);
     if (rc == ERR_AGAIN)
         return rc;
@@ -330,6 +332,7 @@ static void cancel_gone(struct generator *g)
     struct worker *w = g->w;
     if (!atomic_exchange(&w->cancel, false))
         return;
+    FAILPOINT(DEVICE_BEFORE_CANCEL);
     uint32_t n_prompts = 0;
     bool yields;
     take_jobs(g, false); /* so that no job is in between */
@@ -478,6 +481,7 @@ static int drive(struct generator *g, struct worker_model *m, bool yields, bool 
     int rc = 0;
     if (now.waiting + now.running > 0) {
         rc = step(g, m, &more, err);
+        FAILPOINT(DEVICE_AFTER_STEP);
         take_results(g, m);
         note_use(g, m);
         engine_counts(m->loaded.engine, &now);

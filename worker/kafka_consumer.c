@@ -165,6 +165,8 @@ static enum ledger_record look(struct worker *w, const rd_kafka_message_t *m, st
 {
     pthread_mutex_lock(&w->lock);
     enum ledger_record what = ledger_look(w->ledger, m->partition, m->offset);
+    if (MUTANT(record_not_skipped) && what == LEDGER_RECORD_DONE)
+        what = LEDGER_RECORD_NEW;
     if (what == LEDGER_RECORD_DONE)
         (void)ledger_pass(w->ledger, m->partition, m->offset, err);
     pthread_mutex_unlock(&w->lock);
@@ -309,6 +311,7 @@ static bool hand_over(struct poller *c, struct worker_job *job)
     if (!refused)
         say_finished(w, job);
     if (!refused && open) {
+        FAILPOINT(POLL_BEFORE_QUEUE);
         note_on_device(w, job, true);
         note_begun(c, job);
         if (worker_queue_push(&w->to_device, job) < 0) {
@@ -316,6 +319,7 @@ static bool hand_over(struct poller *c, struct worker_job *job)
             c->alone.active = false;
             return false;
         }
+        FAILPOINT(POLL_AFTER_QUEUE);
         worker_intake_guard_note(&c->guard, SCHEMA_OK, 0);
         return true;
     }
@@ -422,6 +426,8 @@ static void apply_flow(struct poller *c, bool pause)
     struct flow_changes changes = {rd_kafka_topic_partition_list_new(assigned->cnt),
                                    rd_kafka_topic_partition_list_new(assigned->cnt)};
     flow_changes(c, assigned, pause, &changes);
+    if (changes.pause->cnt || changes.resume->cnt)
+        FAILPOINT(POLL_BEFORE_FLOW);
     if (changes.pause->cnt)
         rd_kafka_pause_partitions(c->rk, changes.pause);
     if (changes.resume->cnt)
@@ -483,7 +489,7 @@ static int gain_partition(struct poller *c, const rd_kafka_topic_partition_t *p,
     struct worker *w = c->w;
     struct schema_progress *progress = NULL;
     int64_t committed = p->offset >= 0 ? p->offset : -1;
-    int rc = p->metadata && committed >= 0
+    int rc = p->metadata && committed >= 0 && !MUTANT(map_not_read)
                  ? schema_progress_decode(p->metadata, p->metadata_size, committed, &progress, err)
                  : ERR_NOTFOUND;
     if (rc < 0 && rc != ERR_NOTFOUND)
@@ -614,7 +620,7 @@ static void lose(struct poller *c, const rd_kafka_topic_partition_list_t *list, 
     for (int i = 0; i < list->cnt; i++)
         HISTORY(lost ? "lost" : "revoke", list->elems[i].partition, -1, -1, -1);
     pthread_mutex_lock(&w->lock);
-    for (int i = 0; i < list->cnt; i++)
+    for (int i = 0; i < list->cnt && !MUTANT(revoke_ignored); i++)
         ledger_revoke(w->ledger, list->elems[i].partition, drop_item, w);
     w->lag = -1;
     pthread_mutex_unlock(&w->lock);
@@ -664,6 +670,7 @@ static void handover_go_on(struct poller *c)
         h->publishing = true;
         h->publish_until_ns = now + WORKER_REVOKE_WAIT_MS * 1000000ull;
         wish_for_publish(c->w);
+        FAILPOINT(POLL_HANDOVER_PUBLISH);
     }
     if (h->publishing && (now > h->publish_until_ns || count_parts(c->w, h->list, false) == 0))
         handover_end(c, false);

@@ -122,8 +122,10 @@ void kafka_producer_replace(struct kafka_producer *p, const char *why)
 {
     base_log_warn("producer replaced", LOG_STR("transactional_id", p->config->transactional_id),
                   LOG_STR("reason", why));
+    FAILPOINT(PRODUCER_BEFORE_REPLACE);
     destroy(p);
     p->n_replaced++;
+    FAILPOINT(PRODUCER_AFTER_REPLACE);
 }
 
 void kafka_producer_serve(struct kafka_producer *p)
@@ -151,9 +153,11 @@ int kafka_producer_ready(struct kafka_producer *p, struct base_error *err)
         return 0;
     if (*p->stop)
         return base_fail(err, ERR_STOPPED, "stopped while the producer was starting");
+    FAILPOINT(PRODUCER_BEFORE_INIT);
     rd_kafka_error_t *error = rd_kafka_init_transactions(p->rk, SLICE_MS);
     rd_kafka_poll(p->rk, 0);
     if (!error) {
+        FAILPOINT(PRODUCER_AFTER_INIT);
         p->state = READY;
         return 0;
     }

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/failpoint.h"
+
 #define PARTIAL_BYTES 7 /* of a partly done record, beside its bits: delta and count */
 
 enum part { OPEN, LEFT, FINISHED, PUBLISHING, DONE };
@@ -654,6 +656,8 @@ static int make_map(struct ledger *l, const struct partition *p, struct ledger_s
     uint32_t i = 0;
     while (i < p->n && will_be_done(entry_at(p, i)))
         i++;
+    if (MUTANT(position_committed))
+        i = p->n;
     if (i < p->n)
         s->next = entry_at(p, i)->offset;
     else

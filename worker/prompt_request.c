@@ -5,6 +5,7 @@
 #include <sys/random.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 
 #define IDS_COUNTED_MAX (1u << 20) /* a text with more tokens than this is refused without saying how many it has */
 
@@ -32,7 +33,7 @@ static void sampling_make(const struct schema_sampling *from, struct engine_requ
         to->min_p = (float)from->min_p;
     if (from->has & SCHEMA_HAS_REPETITION_PENALTY)
         to->repetition_penalty = (float)from->repetition_penalty;
-    to->seed = from->has & SCHEMA_HAS_SEED ? from->seed : random_seed();
+    to->seed = from->has & SCHEMA_HAS_SEED && !MUTANT(seed_ignored) ? from->seed : random_seed();
     to->n_logprobs = from->has & SCHEMA_HAS_LOGPROBS ? from->logprobs : 0;
     r->logprobs = to->n_logprobs > 0;
     r->priority = from->has & SCHEMA_HAS_PRIORITY ? from->priority : 0;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "schemas/progress_map.h"
 #include "worker/kafka_config.h"
@@ -58,10 +59,12 @@ static void fence(struct worker *w, const char *id, struct fenced *f)
     if (f->n == FENCED_MAX || !(f->ids[f->n] = strdup(id)))
         return;
     f->n++;
+    FAILPOINT(TAKEOVER_BEFORE_FENCE);
     if (init_as(w, id, &err) < 0) {
         base_log_warn("dead owner not fenced", LOG_STR("transactional_id", id), LOG_STR("reason", err.text));
         return;
     }
+    FAILPOINT(TAKEOVER_AFTER_FENCE);
     metrics_add(&w->metrics.owners_fenced, 1);
     base_log_info("dead owner fenced", LOG_STR("transactional_id", id),
                   LOG_INT("ms", (base_clock_mono_ns() - began) / 1000000));

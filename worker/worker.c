@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "worker/health.h"
 #include "worker/http_server.h"
@@ -277,11 +278,13 @@ static void drain(struct worker *w)
     base_log_info("worker draining", LOG_INT("drain_ms", w->options.drain_ms),
                   LOG_STR("state", worker_phase_name(worker_phase(w))));
     w->draining = true;
+    FAILPOINT(DRAIN_BEGUN);
     pthread_mutex_lock(&w->lock);
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
     while (!is_drained(w) && !has_failed(w) && stop_requests < 2 && base_clock_mono_ns() < until)
         base_clock_sleep_ms(TICK_MS);
+    FAILPOINT(DRAIN_OVER);
 }
 
 static void end_threads(struct worker *w, struct threads *t, struct http_server *http)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 
 void worker_fail(struct worker *w, const struct base_error *why)
@@ -88,6 +89,7 @@ void worker_prompt_finished(struct worker *w, struct worker_prompt *p)
 {
     const struct worker_job *job = p->job;
     assert(p->state == WORKER_PROMPT_DONE);
+    FAILPOINT(LEDGER_BEFORE_FINISH);
     pthread_mutex_lock(&w->lock);
     bool ours = ledger_finish(w->ledger, job->partition, job->epoch, job->offset, p->index);
     hand_gives(w, p);
@@ -95,6 +97,7 @@ void worker_prompt_finished(struct worker *w, struct worker_prompt *p)
         pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
     metrics_add(&w->metrics.prompts_revoked, !ours);
+    FAILPOINT(LEDGER_AFTER_FINISH);
 }
 
 void worker_prompt_dropped_locked(struct worker *w, struct worker_prompt *p)

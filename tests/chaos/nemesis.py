@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import signal
+import threading
 import time
 
 from e2e import ROOT, Worker
@@ -55,7 +56,7 @@ class Member:
 
 
 class Pool:
-    def __init__(self, cluster, topics, store, folder, rng, size, args=(), env=None, failpoint_share=0.6):
+    def __init__(self, cluster, topics, store, folder, rng, size, args=(), env=None, failpoint_share=0.8):
         self.cluster, self.topics, self.store, self.folder, self.rng = cluster, topics, store, pathlib.Path(folder), rng
         self.size, self.env, self.share = size, env or {}, failpoint_share
         self.args = [*HASTY, "--handover-ms", "1000", "--drain-s", "5", *args]
@@ -67,7 +68,7 @@ class Pool:
         failpoint = ""
         if not self.calm and self.rng.random() < self.share:
             action = self.rng.choice(["kill", "kill", "kill", "stop", "sleep=700"])
-            failpoint = f"{self.rng.choice(self.points)}:{self.rng.choice([1, 2, 3, 5, 8, 13])}:{action}"
+            failpoint = f"{self.rng.choice(self.points)}:{self.rng.choice([1, 1, 2, 3, 5, 8])}:{action}"
         self.members.append(Member(self, len(self.members) + len(self.gone), failpoint))
         return self.members[-1]
 
@@ -118,6 +119,7 @@ class Nemesis:
     def __init__(self, cluster, pool, rng):
         self.cluster, self.pool, self.rng = cluster, pool, rng
         self.counts, self.heals, self.log = collections.Counter(), [], []
+        self.starting, self.broken = [], []  # brokers
         self.began = time.monotonic()
         self.faults = [(self.kill, 6), (self.stop, 4), (self.leave, 3), (self.net_delay, 3), (self.net_blackhole, 3),
                        (self.net_half_open, 3), (self.net_reset, 4), (self.net_refuse, 2), (self.broker_pause, 2), (self.broker_kill, 1),
@@ -152,6 +154,10 @@ class Nemesis:
     def heal(self):
         """Everything as on a calm day; workers stay as they are."""
         self.heal_due(everything=True)
+        for thread in self.starting:
+            thread.join(120)
+        if self.broken:
+            raise RuntimeError(self.broken[0])
         for m in self.pool.members:
             m.signal(signal.SIGCONT)
         self.pool.resume_at.clear()
@@ -241,8 +247,19 @@ class Nemesis:
             return None
         broker.is_down = True
         down()
-        self.later(seconds, lambda: (up(), setattr(broker, "is_down", False)))
+        self.later(seconds, lambda: self._begin_up(broker, up))
         return f"{broker.name} for {seconds:.1f} s"
+
+    def _begin_up(self, broker, up):
+        """A broker takes seconds to come up: the others are hurt meanwhile."""
+        def run():
+            try:
+                up()
+                broker.is_down = False
+            except RuntimeError as why:
+                self.broken.append(str(why))
+        self.starting.append(threading.Thread(target=run))
+        self.starting[-1].start()
 
     def broker_kill(self):
         b = self._broker()
