@@ -34,7 +34,7 @@ static const char *const mutants[] = {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct rule rules[RULES_MAX]; /* written once */
 static unsigned n_rules;
-static int mutant = -1;
+static bool is_mutant[BASE_MUTANTS_N];
 static atomic_ulong passes[BASE_FAILPOINTS_N];
 
 static int find(const char *const *list, int n, const char *name)
@@ -72,18 +72,27 @@ static void read_rule(const char *text)
         refuse("ROUSE_FAILPOINT", text, "the action is kill, stop, abort or sleep=MS");
 }
 
-static void read_environment(void)
+static void read_mutant(const char *name)
 {
-    const char *text = getenv("ROUSE_FAILPOINT"), *name = getenv("ROUSE_MUTANT");
-    char *copy = text ? strdup(text) : NULL, *rest = NULL;
-    for (char *one = copy ? strtok_r(copy, ",", &rest) : NULL; one; one = strtok_r(NULL, ",", &rest))
-        read_rule(one);
-    free(copy);
-    if (!name || !*name)
-        return;
-    mutant = find(mutants, BASE_MUTANTS_N, name);
+    int mutant = find(mutants, BASE_MUTANTS_N, name);
     if (mutant < 0)
         refuse("ROUSE_MUTANT", name, "no such mutant; base/failpoint.h lists them");
+    is_mutant[mutant] = true;
+}
+
+static void read_list(const char *variable, void (*read_one)(const char *))
+{
+    const char *text = getenv(variable);
+    char *copy = text ? strdup(text) : NULL, *rest = NULL;
+    for (char *one = copy ? strtok_r(copy, ",", &rest) : NULL; one; one = strtok_r(NULL, ",", &rest))
+        read_one(one);
+    free(copy);
+}
+
+static void read_environment(void)
+{
+    read_list("ROUSE_FAILPOINT", read_rule);
+    read_list("ROUSE_MUTANT", read_mutant);
 }
 
 static void act(const struct rule *r)
@@ -110,7 +119,7 @@ void base_failpoint_pass(enum base_failpoint point)
 bool base_mutant_is(enum base_mutant m)
 {
     pthread_once(&once, read_environment);
-    return mutant == (int)m;
+    return is_mutant[m];
 }
 
 #else

@@ -3,7 +3,7 @@
  * Only with the CMake option ROUSE_CHAOS; else FAILPOINT is nothing and MUTANT is false.
  *
  *   ROUSE_FAILPOINT="commit.before_end:3:kill,poll.before_lose:1:sleep=500"   at the third pass; "*": at every pass
- *   ROUSE_MUTANT="epoch_unchecked"                                            one of BASE_MUTANTS
+ *   ROUSE_MUTANT="epoch_unchecked"                                            some of BASE_MUTANTS, commas between
  *
  * What can happen: kill (SIGKILL), stop (SIGSTOP: somebody else continues it), abort, sleep=MS. A name that is not in the
  * lists, or an action that is none of these, ends the process with a message at the first point it passes. Any thread. */
@@ -75,7 +75,7 @@
     X(outputs_first)                                                                                                   \
     X(offsets_first)                                                                                                   \
     X(revoke_ignored)                                                                                                  \
-    X(unstable_offsets)                                                                                                \
+    X(owner_not_fenced)                                                                                                \
     X(letter_forgotten)                                                                                                \
     X(seed_ignored)
 

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/failpoint.h"
 #include "base/log.h"
 
 #define VERSION_COOPERATIVE 0x020601ff /* 2.6.1: before it, the cooperative-sticky assignor can loop for ever */
@@ -228,8 +227,6 @@ int kafka_config_make(enum kafka_role role, const struct kafka_config *config, r
         rc = set_table(conf, transaction_settings, N_OF(transaction_settings), role, err);
     if (rc == 0)
         rc = set_names(role, conf, config, err);
-    if (rc == 0 && role == KAFKA_CONSUMER && MUTANT(unstable_offsets))
-        rc = set(conf, "isolation.level", "read_uncommitted", err);
     for (size_t i = 0; rc == 0 && config->properties && i < config->properties->n; i++)
         rc = set_property(conf, config->properties->items[i], err);
     if (rc == 0 && classic && role == KAFKA_PRODUCER && config->transactional_id)

@@ -51,7 +51,7 @@ static void fence(struct worker *w, const char *id, struct fenced *f)
 {
     struct base_error err = {0};
     uint64_t began = base_clock_mono_ns();
-    if (!*id || strcmp(id, w->transactional_id) == 0) /* our own producer has seen to it */
+    if (MUTANT(owner_not_fenced) || !*id || strcmp(id, w->transactional_id) == 0) /* our own producer has seen to it */
         return;
     for (int i = 0; i < f->n; i++)
         if (strcmp(f->ids[i], id) == 0)

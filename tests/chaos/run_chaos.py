@@ -21,9 +21,11 @@ import time
 import conftest  # noqa: F401 - names the fixtures of tests/e2e as the module e2e
 from check_history import check, read_history, summary
 from cluster import Cluster
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from e2e import ORACLE, Topics, rouse
 from nemesis import Nemesis, Pool, log_of
-from workload import Feed, Outcomes, palette, records
+from workload import OFFSETS_TOPIC, Feed, Outcomes, palette, records
 
 PARTITIONS = 6
 DRAIN_S = 90  # from the end of the faults: a session, a restart, and the work that is left
@@ -74,6 +76,17 @@ def protocol_args(protocol):
     return ["--kafka", "group.protocol=consumer"] if protocol == "consumer" else []
 
 
+def unreadable(cluster, topics):
+    """Partitions whose readers wait for a transaction that nobody ends: {"topic/partition": (last stable offset, end)}."""
+    admin, found = AdminClient({"bootstrap.servers": cluster.bootstrap}), {}
+    for topic in (topics.completions, topics.dead, OFFSETS_TOPIC):
+        parts = [TopicPartition(topic, i) for i in admin.list_topics(topic, 10).topics[topic].partitions]
+        ends = [{p: f.result().offset for p, f in admin.list_offsets({p: OffsetSpec.latest() for p in parts}, isolation_level=level).items()}
+                for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)]
+        found.update({f"{topic}/{p.partition}": (ends[0][p], ends[1][p]) for p in parts if ends[0][p] != ends[1][p]})
+    return found
+
+
 def go(args, folder):
     rng = random.Random(args.seed)
     store = str(folder / "store")
@@ -106,6 +119,7 @@ def go(args, folder):
                 time.sleep(0.1)
             drained_s = time.monotonic() - calm
             outcomes.wait(10)
+            stuck = unreadable(cluster, topics)
         finally:
             pool.close()
             log_of(nemesis, folder / "faults")
@@ -120,8 +134,8 @@ def go(args, folder):
         "by_name": dict(sorted((nemesis.counts + pool.counts).items())), "workers": len(pool.gone) + len(pool.members),
         "prompts": sum(map(len, feed.prompts.values())), "outputs": len(outputs), "commits": len(outcomes.offsets),
         "drained_s": round(drained_s, 1), "found": summary(findings), "findings": [str(f) for f in findings[:20]],
-        "odd_ends": [(n, code, failpoint, log[-300:]) for n, code, failpoint, log in odd],
-        "ok": not findings and all(code >= 0 for _, code, _, _ in odd),
+        "unreadable": stuck, "odd_ends": [(n, code, failpoint, log[-300:]) for n, code, failpoint, log in odd],
+        "ok": not findings and not stuck and all(code >= 0 for _, code, _, _ in odd),
     }
 
 
