@@ -241,7 +241,6 @@ static int transact(struct committer *c, const rd_kafka_consumer_group_metadata_
     if (MUTANT(outputs_first) && rc == 0)
         rc = commit_apart(c, rd_kafka_topic_partition_list_new(0), group, err);
     if (rc < 0) {
-        FAILPOINT(COMMIT_BEFORE_ABORT);
         kafka_producer_abort(c->producer);
         return rc;
     }

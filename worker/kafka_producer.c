@@ -251,6 +251,7 @@ void kafka_producer_abort(struct kafka_producer *p)
 {
     if (p->state != OPEN)
         return;
+    FAILPOINT(COMMIT_BEFORE_ABORT);
     uint64_t until = base_clock_mono_ns() + (uint64_t)p->transaction_ms * 1000000;
     rd_kafka_error_t *error = rd_kafka_abort_transaction(p->rk, SLICE_MS);
     while (error && rd_kafka_error_is_retriable(error) && !*p->stop && base_clock_mono_ns() < until) {

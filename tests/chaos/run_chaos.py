@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 
+import confluent_kafka
 import conftest  # noqa: F401 - names the fixtures of tests/e2e as the module e2e
 from check_history import check, read_history, summary
 from cluster import Cluster
@@ -25,7 +26,7 @@ from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from e2e import ORACLE, Topics, rouse
 from nemesis import Nemesis, Pool, log_of
-from workload import OFFSETS_TOPIC, Feed, Outcomes, palette, records
+from workload import HASTY, OFFSETS_TOPIC, Feed, Outcomes, palette, records
 
 PARTITIONS = 6
 DRAIN_S = 90  # from the end of the faults: a session, a restart, and the work that is left
@@ -63,6 +64,7 @@ def arguments(argv=None):
     p.add_argument("--brokers", type=int, choices=(1, 3), default=1)
     p.add_argument("--workers", type=int, default=3, help="of the pool at the beginning (3)")
     p.add_argument("--protocol", choices=("classic", "consumer"), default="classic", help="of the group; consumer wants librdkafka >= 2.12")
+    p.add_argument("--newest", action="store_true", help="workers run on the newest librdkafka at hand; always with --protocol consumer")
     p.add_argument("--pause", type=float, default=1.2, metavar="S", help="between faults, on average (1.2)")
     p.add_argument("--deaths-max", type=int, default=0, help="as the worker's; dead letters 'poison' are fine then (0)")
     p.add_argument("--mutant", default="", help="one of base/failpoint.h: the rule that is broken on purpose")
@@ -71,9 +73,21 @@ def arguments(argv=None):
     return p.parse_args(argv)
 
 
+def newer_librdkafka(folder):
+    """Environment with the librdkafka that comes with the Python client, for a worker that was linked with an older one."""
+    libs = pathlib.Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs"
+    (found,) = libs.glob("librdkafka-*.so.1")
+    (folder / "lib").mkdir(exist_ok=True)
+    (folder / "lib" / "librdkafka.so.1").symlink_to(found)
+    return {"LD_LIBRARY_PATH": f"{folder / 'lib'}:{libs}"}
+
+
 def protocol_args(protocol):
     """The session of the consumer protocol is the brokers' business."""
-    return ["--kafka", "group.protocol=consumer"] if protocol == "consumer" else []
+    if protocol == "classic":
+        return HASTY
+    pairs = [("--kafka", a) for a in HASTY if "=" in a and not a.startswith("session.")]
+    return ["--kafka", "group.protocol=consumer", *(a for pair in pairs for a in pair)]
 
 
 def unreadable(cluster, topics):
@@ -97,7 +111,7 @@ def go(args, folder):
         feed = Feed(topics)
         outcomes = Outcomes(topics, feed)
         pool = Pool(cluster, topics, store, folder, rng, args.workers, [*protocol_args(args.protocol), "--deaths-max", args.deaths_max],
-                    {"ROUSE_MUTANT": args.mutant})
+                    {"ROUSE_MUTANT": args.mutant, **(newer_librdkafka(folder) if args.newest or args.protocol == "consumer" else {})})
         nemesis = Nemesis(cluster, pool, rng)
         began = time.monotonic()
         try:

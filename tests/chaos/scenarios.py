@@ -50,10 +50,10 @@ class Stage:
     def _seen(self):
         return self.outcomes.count() + len(self.outcomes.offsets)
 
-    def findings(self):
+    def findings(self, quiet_s=QUIET_S):
         """When all is done, or nothing moves any more."""
         n, moved, seen = sum(map(len, self.feed.prompts.values())), time.monotonic(), -1
-        while time.monotonic() < moved + QUIET_S and not (self.outcomes.drained() and self.outcomes.count() >= n):
+        while time.monotonic() < moved + quiet_s and not (self.outcomes.drained() and self.outcomes.count() >= n):
             if self._seen() != seen:
                 seen, moved = self._seen(), time.monotonic()
             time.sleep(0.05)

@@ -1,13 +1,10 @@
 """The tests are tested: each rule is broken on purpose, and the checker has to notice; unbroken, it must have nothing to say."""
 
 import os
-import random
 
 import pytest
 import scenarios
-from cluster import Cluster
 from nemesis import declared
-from workload import palette, records
 
 LONG = os.environ.get("ROUSE_LONG") == "true"
 # mutant: the moment at which it shows, and what is found then
@@ -36,46 +33,10 @@ SMOKE = ["map_not_read", "group_after_collect,owner_not_fenced", "doubt_is_abort
 SCENARIOS = sorted({scenario for scenario, _ in MUTANTS.values()})
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with Cluster(str(tmp_path_factory.mktemp("cluster")), 1) as c:
-        yield c
-
-
-@pytest.fixture(scope="module")
-def batches(oracle_store):
-    """Each partition begins with a long prompt among short ones; many short ones are behind it."""
-    rng = random.Random(5)
-    colours = palette(oracle_store, rng, 48, tokens_max=4, tokens_long=420)
-    short, long = [c for c in colours if c[0]["max_tokens"] <= 4], [c for c in colours if c[0]["max_tokens"] > 4]
-    heads = records(long, rng, scenarios.PARTITIONS, scenarios.PARTITIONS, bad_every=0, batch_max=1)
-    return [*records_with_heads(heads, short, rng)]
-
-
-def records_with_heads(heads, short, rng):
-    import msgpack
-
-    for head in heads:
-        batch, extra = msgpack.unpackb(head.value), [rng.choice(short) for _ in range(2)]
-        batch["prompts"] = [dict(extra[0][0], id="p0"), dict(batch["prompts"][0], id="p1"), dict(extra[1][0], id="p2")]
-        head.name = batch["batch_id"] = f"head-{head.partition}"
-        head.value, head.answers = msgpack.packb(batch), [extra[0][1], head.answers[0], extra[1][1]]
-        yield head
-    yield from records(short, rng, scenarios.PARTITIONS, 120, batch_max=3)
-
-
-@pytest.fixture
-def play(cluster, oracle_store, batches, tmp_path):
-    stages = []
-
-    def run(scenario, mutant=""):
-        stages.append(scenarios.Stage(cluster, oracle_store, batches, tmp_path, mutant))
-        getattr(scenarios, scenario)(stages[-1])
-        return stages[-1].findings()
-
-    yield run
-    for stage in stages:
-        stage.close()
+def play(stage, scenario, mutant=""):
+    on = stage(mutant)
+    getattr(scenarios, scenario)(on)
+    return on.findings()
 
 
 def test_every_mutant_has_a_moment():
@@ -84,17 +45,17 @@ def test_every_mutant_has_a_moment():
 
 @pytest.mark.skipif(not LONG, reason="--long")
 @pytest.mark.parametrize("mutant", ["group_after_collect", "owner_not_fenced"])
-def test_one_lock_is_enough(mutant, play):
-    assert play("moved_while_collected", mutant) == []
+def test_one_lock_is_enough(mutant, stage):
+    assert play(stage, "moved_while_collected", mutant) == []
 
 
 @pytest.mark.parametrize("scenario", [s for s in SCENARIOS if LONG or s in {MUTANTS[m][0] for m in SMOKE}])
-def test_unbroken(scenario, play):
-    assert play(scenario) == []
+def test_unbroken(scenario, stage):
+    assert play(stage, scenario) == []
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if LONG or m in SMOKE])
-def test_broken(mutant, play):
+def test_broken(mutant, stage):
     scenario, what = MUTANTS[mutant]
-    found = play(scenario, mutant)
+    found = play(stage, scenario, mutant)
     assert what in {f.what for f in found}, found

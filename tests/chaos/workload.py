@@ -222,3 +222,15 @@ class Outcomes:
 def plan(store, seed, n_partitions, n_prompts, colours=64, **kwargs):
     rng = random.Random(seed)
     return records(palette(store, rng, colours), rng, n_partitions, n_prompts, **kwargs)
+
+
+def with_long_heads(store, rng, n_partitions, n_prompts=120):
+    """Records whose partitions begin with a long prompt between short ones, so that much is answered out of order."""
+    colours = palette(store, rng, 48, tokens_max=4, tokens_long=420)
+    short, long = [c for c in colours if c[0]["max_tokens"] <= 4], [c for c in colours if c[0]["max_tokens"] > 4]
+    heads = []
+    for partition in range(n_partitions):
+        chosen = [rng.choice(short), rng.choice(long), rng.choice(short)]
+        name, parts = f"head-{partition}", [dict(p, id=f"p{i}") for i, (p, _) in enumerate(chosen)]
+        heads.append(Record(name, msgpack.packb({"v": 1, "batch_id": name, "prompts": parts}), partition, [a for _, a in chosen]))
+    return heads + records(short, rng, n_partitions, n_prompts, batch_max=3)
