@@ -50,6 +50,7 @@ struct poller {
     struct handover handover;
     struct worker_alone alone;
     uint64_t positions_at_ns;
+    char protocol[16];              /* of rebalances, as last known; "": not yet */
     rd_kafka_resp_err_t last_error; /* logged at error_at_ns */
     uint64_t error_at_ns;
 };
@@ -514,6 +515,20 @@ static void gain(struct poller *c, const rd_kafka_topic_partition_list_t *list)
     metrics_add(&c->w->metrics.partitions_gained, (uint64_t)list->cnt);
 }
 
+/* librdkafka does not know it at times (NULL), when a member was fenced or the consumer closes: then it is what it was. */
+static const char *rebalance_protocol(struct poller *c)
+{
+    const char *now = rd_kafka_rebalance_protocol(c->rk);
+    if (now && strcmp(now, "NONE") != 0)
+        snprintf(c->protocol, sizeof c->protocol, "%s", now);
+    return c->protocol;
+}
+
+static bool is_incremental(struct poller *c)
+{
+    return strcmp(rebalance_protocol(c), "COOPERATIVE") == 0;
+}
+
 static void log_rebalance(struct poller *c, const char *event, const rd_kafka_topic_partition_list_t *list)
 {
     char text[512];
@@ -522,12 +537,7 @@ static void log_rebalance(struct poller *c, const char *event, const rd_kafka_to
     for (int i = 0; i < list->cnt && n + 12 < sizeof text; i++)
         n += (size_t)snprintf(text + n, sizeof text - n, i ? ",%d" : "%d", list->elems[i].partition);
     base_log_info(event, LOG_STR("topic", c->w->options.topic_in), LOG_INT("count", list->cnt),
-                  LOG_STR("partitions", text), LOG_STR("protocol", rd_kafka_rebalance_protocol(c->rk)));
-}
-
-static bool is_incremental(const struct poller *c)
-{
-    return strcmp(rd_kafka_rebalance_protocol(c->rk), "COOPERATIVE") == 0;
+                  LOG_STR("partitions", text), LOG_STR("protocol", rebalance_protocol(c)));
 }
 
 static void log_failed(rd_kafka_error_t *error, rd_kafka_resp_err_t err)
