@@ -4,11 +4,27 @@ Every broker is a controller too. The workers see the addresses of proxies only;
 them, directly: what is measured is not hurt."""
 
 import concurrent.futures
+import contextlib
 import os
+import random
 import signal
+import socket
 
-from e2e import Kafka, Redis, free_port
+from e2e import Kafka, Redis
 from proxy import Proxies
+
+_given = set()
+
+
+def free_port():
+    """Below the ports that outgoing connections get: a service that is down for a while finds it free when it comes back."""
+    while True:
+        port = random.randint(10000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Broker(Kafka):
@@ -16,6 +32,8 @@ class Broker(Kafka):
 
     def __init__(self, folder, node, voters, n, proxies):
         super().__init__(folder)
+        self.port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
         self.name, self.node = f"broker-{node}", node
         self.inner_port, self.worker_port = free_port(), free_port()
         self.controller_port = voters[node]
@@ -63,6 +81,7 @@ class Cluster:
         voters = {i: free_port() for i in range(1, n_brokers + 1)}
         self.brokers = [Broker(os.path.join(folder, f"broker-{i}"), i, voters, n_brokers, self.proxies) for i in voters]
         self.redis = Redis(os.path.join(folder, "redis"))
+        self.redis.port = free_port()
         self.redis_proxy = self.proxies.add(self.redis.port, "redis")
         self.copies = 3 if n_brokers == 3 else 1
         self.bootstrap = ",".join(b.bootstrap for b in self.brokers)
