@@ -1,7 +1,8 @@
 /* rouse dlq - dead letters: what there is, what each says, putting them back, deleting them. */
+#include <ctype.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/commands.h"
 #include "cli/dlq_verbs.h"
@@ -11,15 +12,6 @@ _Atomic bool dlq_stop;
 
 static const struct dlq_verb *const verbs[] = {&dlq_ls, &dlq_show, &dlq_replay, &dlq_purge};
 #define N_VERBS (sizeof verbs / sizeof verbs[0])
-
-void dlq_time_text(int64_t unix_ms, char out[32])
-{
-    time_t seconds = (time_t)(unix_ms / 1000);
-    struct tm tm;
-    strcpy(out, "-");
-    if (unix_ms > 0 && unix_ms < 253402300800000 && gmtime_r(&seconds, &tm))
-        strftime(out, 32, "%Y-%m-%d %H:%M:%SZ", &tm);
-}
 
 static int usage_error(const char *word)
 {
@@ -36,6 +28,19 @@ static void on_signal(int number)
 {
     (void)number;
     dlq_stop = true;
+}
+
+/* A worker's environment, in whose pod this may run, sets ROUSE_MODEL, ROUSE_GROUP and more: where the brokers are is as true here, but
+ * it must not choose letters, or how they are sent. */
+static void forget_environment(const struct base_option *options)
+{
+    for (; options->name; options++) {
+        char name[64] = "ROUSE_";
+        for (size_t i = 0; options->name[i] && i + 7 < sizeof name; i++)
+            name[6 + i] = options->name[i] == '-' ? '_' : (char)toupper((unsigned char)options->name[i]);
+        if (strcmp(options->group, "Kafka") != 0)
+            unsetenv(name);
+    }
 }
 
 int cmd_dlq(int argc, char **argv)
@@ -59,9 +64,10 @@ int cmd_dlq(int argc, char **argv)
     struct base_error err = {0};
     int n_args = 0;
     argc--, argv++;
-    struct sigaction act = {.sa_handler = on_signal};
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}; /* a second one ends us at once */
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
+    forget_environment(verb->options);
     int rc = base_options_parse(&usage, verb->options, argc, argv, verb->n_args_max ? &n_args : NULL, &err);
     if (rc == 0 && n_args > verb->n_args_max)
         rc = base_fail(&err, ERR_USAGE, "takes %s", verb->synopsis);

@@ -78,7 +78,7 @@ void dlq_audit_committed(struct dlq_audit *a, const char *token, uint64_t n_lett
 
 int dlq_audit_sync(struct dlq_audit *a, struct base_error *err)
 {
-    if (a->file && (fflush(a->file) != 0 || fdatasync(fileno(a->file)) < 0))
+    if (a->file && (fflush(a->file) != 0 || ferror(a->file) || fdatasync(fileno(a->file)) < 0))
         return base_fail_errno(err, "--audit %s", a->path);
     return 0;
 }

@@ -1,5 +1,6 @@
 #include "cli/dlq_edit.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <msgpack.h>
@@ -36,32 +37,31 @@ static const struct edit_key *key_of(const char *set)
 static bool value_fits(const struct edit_key *key, const char *value)
 {
     char *end = NULL;
+    size_t n_digits = strspn(value, "0123456789"), n = strlen(value);
+    errno = 0;
     if (!value[0] || key->kind == TEXT)
-        return strlen(value) <= 256;
+        return n <= 256;
     if (key->kind == BOOL)
         return strcmp(value, "true") == 0 || strcmp(value, "false") == 0;
     if (key->kind == REAL)
-        return isfinite(strtod(value, &end)) && !*end;
+        return strspn(value, "0123456789+-.eE") == n && isfinite(strtod(value, &end)) && !*end;
+    if (key->kind == INT && value[0] == '-')
+        return n > 1 && strspn(value + 1, "0123456789") == n - 1 && strtoll(value, NULL, 10) < 0 && !errno;
     if (key->kind == INT)
-        return strtoll(value, &end, 10) != LLONG_MAX && !*end;
-    return value[0] >= '0' && value[0] <= '9' && strtoull(value, &end, 10) != ULLONG_MAX && !*end;
+        return n_digits == n && strtoll(value, NULL, 10) >= 0 && !errno;
+    return n_digits == n && strtoull(value, NULL, 10) <= ULLONG_MAX && !errno;
 }
 
-int dlq_edit_check(const struct dlq_edit *e, struct base_error *err)
+static int check_set(const char *set, struct base_error *err)
 {
-    if (e->sets->n > DLQ_EDITS_MAX)
-        return base_fail(err, ERR_USAGE, "--set is given %zu times; at most %d are possible", e->sets->n,
-                         DLQ_EDITS_MAX);
-    for (size_t i = 0; i < e->sets->n; i++) {
-        const struct edit_key *key = key_of(e->sets->items[i]);
-        if (!key)
-            return base_fail(err, ERR_USAGE,
-                             "--set '%.60s': takes KEY=VALUE, KEY of model, deadline_ms, max_tokens, temperature, "
-                             "top_k, top_p, min_p, seed, repetition_penalty, logprobs, priority, ignore_eos",
-                             e->sets->items[i]);
-        if (!value_fits(key, strchr(e->sets->items[i], '=') + 1))
-            return base_fail(err, ERR_USAGE, "--set '%.60s': this value does not fit %s", e->sets->items[i], key->name);
-    }
+    const struct edit_key *key = key_of(set);
+    if (!key)
+        return base_fail(err, ERR_USAGE,
+                         "--set '%.60s': takes KEY=VALUE, KEY of model, deadline_ms, max_tokens, temperature, "
+                         "top_k, top_p, min_p, seed, repetition_penalty, logprobs, priority, ignore_eos",
+                         set);
+    if (!value_fits(key, strchr(set, '=') + 1))
+        return base_fail(err, ERR_USAGE, "--set '%.60s': this value does not fit %s", set, key->name);
     return 0;
 }
 
@@ -146,8 +146,8 @@ static void pack_map(msgpack_packer *pk, const struct dlq_edit *e, const msgpack
         if (is_set(e, &kv->key, of_batch))
             continue;
         msgpack_pack_object(pk, kv->key);
-        if (of_batch && kv->key.via.str.size == 7 && memcmp(kv->key.via.str.ptr, "prompts", 7) == 0 &&
-            kv->val.type == MSGPACK_OBJECT_ARRAY)
+        if (of_batch && kv->key.type == MSGPACK_OBJECT_STR && kv->key.via.str.size == 7 &&
+            memcmp(kv->key.via.str.ptr, "prompts", 7) == 0 && kv->val.type == MSGPACK_OBJECT_ARRAY)
             pack_prompts(pk, e, &kv->val);
         else
             msgpack_pack_object(pk, kv->val);
@@ -162,14 +162,18 @@ static void pack_map(msgpack_packer *pk, const struct dlq_edit *e, const msgpack
     }
 }
 
-static int run_sets(const struct dlq_edit *e, const void *value, size_t n, struct base_buffer *out,
-                    struct base_error *err)
+int dlq_edit_sets(const struct dlq_edit *e, const void *value, size_t n, struct base_buffer *out,
+                  struct base_error *err)
 {
     msgpack_unpacked root;
     struct schema_writer w;
     int rc = schema_unpack(value, n, &schema_scan_limits_default, &root, NULL, err);
     if (rc < 0)
         return rc == ERR_INPUT ? base_fail_in(err, "--set takes a batch") : rc;
+    if (root.data.type != MSGPACK_OBJECT_MAP) {
+        msgpack_unpacked_destroy(&root);
+        return base_fail(err, ERR_INPUT, "--set takes a batch, and this is no map");
+    }
     schema_writer_begin(&w, out);
     pack_map(&w.pk, e, &root.data, true);
     rc = schema_writer_end(&w, err);
@@ -192,19 +196,46 @@ static int check_result(const struct base_buffer *out, struct base_error *err)
     return rc;
 }
 
-int dlq_edit_run(const struct dlq_edit *e, const void *value, size_t n, struct base_buffer *out, struct base_error *err)
+int dlq_edit_run(const struct dlq_edit *e, const struct dlq_letter *l, struct base_buffer *out, struct base_error *err)
 {
+    const rd_kafka_message_t *m = l->m;
     struct base_buffer middle;
     int rc = 0;
     base_buffer_init(&middle, 64u << 20);
     base_buffer_clear(out);
-    if (!value)
+    if (!m->payload)
         rc = base_fail(err, ERR_INPUT, "the record has no value to edit");
     if (rc == 0 && e->sets->n > 0)
-        rc = run_sets(e, value, n, e->command ? &middle : out, err);
+        rc = dlq_edit_sets(e, m->payload, m->len, e->command ? &middle : out, err);
     if (rc == 0 && e->command)
-        rc = dlq_edit_command(e->command, e->timeout_s, e->sets->n ? middle.data : value, e->sets->n ? middle.n : n,
-                              out, err);
+        rc = dlq_edit_command(e, l, e->sets->n ? middle.data : m->payload, e->sets->n ? middle.n : m->len, out, err);
     base_buffer_done(&middle);
     return rc < 0 ? rc : check_result(out, err);
+}
+
+/* What no batch may have would fail with each letter: once is enough. */
+static int try_sets(const struct dlq_edit *e, struct base_error *err)
+{
+    static const char batch[] = "\x83\xa1v\x01\xa8"
+                                "batch_id\xa1x\xa7prompts\x91\x82\xa2id\xa1x\xa4text\xa1x";
+    struct base_buffer out;
+    base_buffer_init(&out, 64u << 10);
+    int rc = dlq_edit_sets(e, batch, sizeof batch - 1, &out, err);
+    if (rc == 0)
+        rc = check_result(&out, err);
+    base_buffer_done(&out);
+    return rc == ERR_INPUT ? base_fail(err, ERR_USAGE, "--set: %s", err ? err->text : "") : rc;
+}
+
+int dlq_edit_check(const struct dlq_edit *e, struct base_error *err)
+{
+    if (e->sets->n > DLQ_EDITS_MAX)
+        return base_fail(err, ERR_USAGE, "--set is given %zu times; at most %d are possible", e->sets->n,
+                         DLQ_EDITS_MAX);
+    for (size_t i = 0; i < e->sets->n; i++) {
+        int rc = check_set(e->sets->items[i], err);
+        if (rc < 0)
+            return rc;
+    }
+    return e->sets->n ? try_sets(e, err) : 0;
 }

@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,7 +28,33 @@ static void close_end(int *fd)
     *fd = -1;
 }
 
-static int start(const char *command, struct child *c, struct base_error *err)
+#define N_OURS 4
+
+/* What the command may know of the letter, before the environment that we have. NULL: out of memory. */
+static char **environment_new(const struct dlq_letter *l)
+{
+    const char *const names[N_OURS] = {"LETTER", "CODE", "STAGE", "MESSAGE"};
+    char place[40];
+    snprintf(place, sizeof place, "%" PRId32 "/%" PRId64, l->m->partition, l->m->offset);
+    const char *const values[N_OURS] = {place, l->code, l->stage, l->meta.message};
+    size_t n = 0, n_text = 0;
+    while (environ[n])
+        n++;
+    for (size_t i = 0; i < N_OURS; i++)
+        n_text += sizeof "ROUSE_DLQ_=" + strlen(names[i]) + strlen(values[i]);
+    char **list = malloc((N_OURS + n + 1) * sizeof *list + n_text);
+    if (!list)
+        return NULL;
+    char *text = (char *)(list + N_OURS + n + 1);
+    for (size_t i = 0; i < N_OURS; i++) {
+        list[i] = text;
+        text += sprintf(text, "ROUSE_DLQ_%s=%s", names[i], values[i]) + 1;
+    }
+    memcpy(list + N_OURS, environ, (n + 1) * sizeof *list);
+    return list;
+}
+
+static int start(const char *command, char **environment, struct child *c, struct base_error *err)
 {
     int in[2], out[2];
     if (pipe2(in, O_CLOEXEC) < 0)
@@ -41,7 +69,7 @@ static int start(const char *command, struct child *c, struct base_error *err)
         dup2(in[0], STDIN_FILENO);
         dup2(out[1], STDOUT_FILENO);
         signal(SIGPIPE, SIG_DFL);
-        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        execle("/bin/sh", "sh", "-c", command, (char *)NULL, environment);
         _exit(127);
     }
     close(in[0]), close(out[1]);
@@ -118,13 +146,16 @@ static int finish(struct child *c, int rc, uint64_t timeout_s, struct base_error
     return 0;
 }
 
-int dlq_edit_command(const char *command, uint64_t timeout_s, const void *in, size_t n, struct base_buffer *out,
-                     struct base_error *err)
+int dlq_edit_command(const struct dlq_edit *e, const struct dlq_letter *l, const void *in, size_t n,
+                     struct base_buffer *out, struct base_error *err)
 {
     struct child c;
-    int rc = start(command, &c, err);
+    char **environment = environment_new(l); /* made before the fork, behind which nothing may allocate */
+    int rc = environment ? start(e->command, environment, &c, err)
+                         : base_fail(err, ERR_NOMEM, "--edit-command: out of memory");
+    free(environment);
     if (rc < 0)
         return rc;
-    rc = talk(&c, in, n, timeout_s, out, err);
-    return finish(&c, rc, timeout_s, err);
+    rc = talk(&c, in, n, e->timeout_s, out, err);
+    return finish(&c, rc, e->timeout_s, err);
 }

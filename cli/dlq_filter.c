@@ -2,61 +2,12 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
+#include "cli/dlq_time.h"
 
 struct dlq_filter dlq_filter = DLQ_FILTER_UNSET;
-
-static bool parse_ago(const char *text, int64_t now_ms, int64_t *out_ms)
-{
-    char *end;
-    static const struct {
-        char unit;
-        int64_t ms;
-    } units[] = {{'s', 1000}, {'m', 60000}, {'h', 3600000}, {'d', 86400000}};
-    if (text[0] < '0' || text[0] > '9')
-        return false;
-    uint64_t n = strtoull(text, &end, 10);
-    if (n > 100000000000000)
-        return false;
-    if (!*end && n > 9999) { /* 2026 alone would be a year that somebody meant */
-        *out_ms = (int64_t)n;
-        return true;
-    }
-    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
-        if (end[0] == units[i].unit && !end[1] && n < (uint64_t)(now_ms / units[i].ms)) {
-            *out_ms = now_ms - (int64_t)n * units[i].ms;
-            return true;
-        }
-    return false;
-}
-
-static bool parse_date(const char *text, int64_t *out_ms)
-{
-    static const char *const forms[] = {"%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M",
-                                        "%Y-%m-%d %H:%M:%S"};
-    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-        struct tm tm = {0};
-        const char *end = strptime(text, forms[i], &tm);
-        if (end && (!*end || (strcmp(end, "Z") == 0))) {
-            *out_ms = (int64_t)timegm(&tm) * 1000;
-            return *out_ms > 0;
-        }
-    }
-    return false;
-}
-
-int dlq_time_parse(const char *text, int64_t now_ms, int64_t *out_ms, struct base_error *err)
-{
-    if (parse_ago(text, now_ms, out_ms) || parse_date(text, out_ms))
-        return 0;
-    return base_fail(err, ERR_USAGE,
-                     "'%.40s' is no time: 2026-11-26, 2026-11-26T10:30:00Z, Unix milliseconds, or 90s, 30m, 2h, 7d ago",
-                     text);
-}
 
 int dlq_filter_init(struct dlq_filter *f, struct base_error *err)
 {
@@ -69,8 +20,6 @@ int dlq_filter_init(struct dlq_filter *f, struct base_error *err)
         return base_fail(err, ERR_USAGE, "--since %s is not before --until %s", f->since, f->until);
     if (f->from != DLQ_NONE && f->to != DLQ_NONE && f->from > f->to)
         return base_fail(err, ERR_USAGE, "--from %" PRIu64 " is behind --to-offset %" PRIu64, f->from, f->to);
-    if (f->from > INT64_MAX && f->from != DLQ_NONE)
-        return base_fail(err, ERR_USAGE, "--from %" PRIu64 " is no offset", f->from);
     for (size_t i = 0; i < f->headers.n; i++)
         if (!f->headers.items[i][0] || f->headers.items[i][0] == '=')
             return base_fail(err, ERR_USAGE, "--header '%s' names no header; it takes NAME=VALUE or NAME",
@@ -78,11 +27,19 @@ int dlq_filter_init(struct dlq_filter *f, struct base_error *err)
     return 0;
 }
 
-int dlq_filter_narrow(const struct dlq_filter *f, struct dlq_reader *r, struct base_error *err)
+int dlq_filter_check_partition(const struct dlq_filter *f, const struct dlq_reader *r, struct base_error *err)
 {
     if (f->partition != DLQ_NONE && f->partition >= (uint64_t)r->n_partitions)
         return base_fail(err, ERR_USAGE, "--partition %" PRIu64 ": topic '%s' has %" PRId32, f->partition, r->topic,
                          r->n_partitions);
+    return 0;
+}
+
+int dlq_filter_narrow(const struct dlq_filter *f, struct dlq_reader *r, struct base_error *err)
+{
+    int rc = dlq_filter_check_partition(f, r, err);
+    if (rc < 0)
+        return rc;
     for (int32_t p = 0; p < r->n_partitions; p++) {
         if (f->from != DLQ_NONE && (int64_t)f->from > r->from[p])
             r->from[p] = (int64_t)f->from;

@@ -6,7 +6,8 @@
 #include "cli/dlq_letter.h"
 #include "cli/dlq_reader.h"
 
-#define DLQ_NONE UINT64_MAX
+#define DLQ_NONE       UINT64_MAX
+#define DLQ_OFFSET_MAX 9007199254740992.0 /* what the options can bound exactly */
 
 struct dlq_filter {
     struct base_option_list codes, stages, headers; /* any of the codes, any of the stages, all of the headers */
@@ -21,11 +22,9 @@ extern struct dlq_filter dlq_filter;
         .attempts_min = DLQ_NONE, .partition = DLQ_NONE, .from = DLQ_NONE, .to = DLQ_NONE                              \
     }
 
-/* "2026-11-26", "2026-11-26T10:30[:15][Z]" (UTC), milliseconds since 1970, or so long before now: "90s", "30m", "2h", "7d". */
-int dlq_time_parse(const char *text, int64_t now_ms, int64_t *out_ms, struct base_error *err);
-
 /* Once, after the options are parsed. ERR_USAGE names the option. */
 int dlq_filter_init(struct dlq_filter *f, struct base_error *err);
+int dlq_filter_check_partition(const struct dlq_filter *f, const struct dlq_reader *r, struct base_error *err);
 /* Partition and offsets are left to the reader, which need not fetch the rest. ERR_USAGE: no such partition. */
 int dlq_filter_narrow(const struct dlq_filter *f, struct dlq_reader *r, struct base_error *err);
 bool dlq_filter_matches(const struct dlq_filter *f, struct dlq_letter *l);
@@ -33,7 +32,7 @@ bool dlq_filter_is_empty(const struct dlq_filter *f); /* nothing is given: all l
 
 #define DLQ_OPTION_(name_, kind_, field_, arg_, help_)                                                                 \
     {                                                                                                                  \
-        name_, kind_, &dlq_filter.field_, arg_, NULL, NULL, 0, 0, "Which letters", help_, false                        \
+        name_, kind_, &dlq_filter.field_, arg_, NULL, NULL, 0, DLQ_OFFSET_MAX, "Which letters", help_, false           \
     }
 #define DLQ_OPTIONS_FILTER                                                                                             \
     DLQ_OPTION_("code", BASE_OPTION_LIST, codes, "CODE", "With this x-error-code. Given again: or that one."),         \

@@ -7,7 +7,8 @@
 
 #include "base/json_writer.h"
 #include "cli/cli.h"
-#include "cli/dlq_verbs.h"
+#include "cli/dlq_text.h"
+#include "cli/dlq_time.h"
 
 enum field { CODE, STAGE, DAY, HOUR, MODEL, TOPIC, PARTITION, ATTEMPTS, WORKER, REPLAYS, N_FIELDS };
 static const char *const names[N_FIELDS] = {"code",  "stage",     "day",      "hour",   "model",
@@ -46,7 +47,7 @@ void dlq_groups_done(struct dlq_groups *g)
     *g = (struct dlq_groups){0};
 }
 
-static void field_text(int field, struct dlq_letter *l, char *out)
+static void field_text(int field, struct dlq_letter *l, char out[DLQ_GROUP_WORD])
 {
     char time[32];
     const struct schema_prompt_batch *b;
@@ -64,10 +65,10 @@ static void field_text(int field, struct dlq_letter *l, char *out)
         break;
     case MODEL:
         b = dlq_letter_batch(l);
-        snprintf(out, DLQ_GROUP_WORD, "%.95s", !b ? "?" : b->model.text ? b->model.text : "-");
+        dlq_text_safe(!b ? "?" : b->model.text ? b->model.text : "-", out, DLQ_GROUP_WORD);
         break;
     case TOPIC:
-        snprintf(out, DLQ_GROUP_WORD, "%.95s", l->meta.topic[0] ? l->meta.topic : "-");
+        dlq_text_safe(l->meta.topic[0] ? l->meta.topic : "-", out, DLQ_GROUP_WORD);
         break;
     case PARTITION:
         snprintf(out, DLQ_GROUP_WORD, "%" PRId32, l->m->partition);
@@ -76,7 +77,7 @@ static void field_text(int field, struct dlq_letter *l, char *out)
         snprintf(out, DLQ_GROUP_WORD, "%" PRIu32, l->meta.delivery_count);
         break;
     case WORKER:
-        snprintf(out, DLQ_GROUP_WORD, "%.95s", l->meta.worker[0] ? l->meta.worker : "-");
+        dlq_text_safe(l->meta.worker[0] ? l->meta.worker : "-", out, DLQ_GROUP_WORD);
         break;
     case REPLAYS:
         snprintf(out, DLQ_GROUP_WORD, "%" PRIu32, l->meta.replay_count);
@@ -84,9 +85,6 @@ static void field_text(int field, struct dlq_letter *l, char *out)
     default:
         break;
     }
-    for (char *c = out; *c; c++) /* a terminal gets no control characters from a header */
-        if ((unsigned char)*c < ' ' || *c == 127)
-            *c = '?';
 }
 
 static uint64_t hash_of(const struct dlq_group *key)

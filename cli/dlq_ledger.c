@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/dlq_reader.h"
-#include "cli/dlq_verbs.h"
+#include "cli/dlq_place.h"
 
 int dlq_ledger_init(struct dlq_ledger *l, const char *round, int32_t n_partitions, struct base_error *err)
 {
@@ -105,14 +104,20 @@ int64_t dlq_ledger_end(const struct dlq_ledger *l, int32_t partition)
 /* "1/<round>/<partition>/<page>"; a round has no slash. */
 static bool key_parse(const char *key, char round[64], int32_t *out_partition, int64_t *out_page)
 {
-    int n = 0;
-    uint32_t partition;
-    uint64_t page;
-    if (sscanf(key, "1/%63[^/]/%9" SCNu32 "/%18" SCNu64 "%n", round, &partition, &page, &n) != 3 || key[n] != '\0')
+    uint64_t partition, page;
+    const char *at = key + 2;
+    size_t n_round = strncmp(key, "1/", 2) == 0 ? strcspn(at, "/") : 0;
+    if (n_round == 0 || n_round > 63 || at[n_round] != '/')
+        return false;
+    memcpy(round, at, n_round);
+    round[n_round] = '\0';
+    at += n_round + 1;
+    if (!dlq_number_parse(&at, INT32_MAX, &partition) || *at++ != '/' ||
+        !dlq_number_parse(&at, INT64_MAX / DLQ_PAGE_BITS - 1, &page) || *at)
         return false;
     *out_partition = (int32_t)partition;
     *out_page = (int64_t)page;
-    return page <= INT64_MAX / DLQ_PAGE_BITS - 1;
+    return true;
 }
 
 int dlq_ledger_take(struct dlq_ledger *l, const void *key, size_t n_key, const void *value, size_t n_value,
@@ -151,81 +156,6 @@ size_t dlq_ledger_value(const struct dlq_page *page)
     while (n > 0 && page->mine[n - 1] == 0)
         n--;
     return n;
-}
-
-static int take_message(void *context, rd_kafka_message_t *m, bool *keep, struct base_error *err)
-{
-    (void)keep;
-    return dlq_ledger_take(context, m->key, m->key_len, m->payload, m->len, err);
-}
-
-static int topic_exists(const char *topic, bool *out_exists, struct base_error *err)
-{
-    rd_kafka_t *rk = NULL;
-    int32_t n;
-    int rc = cli_kafka_open(RD_KAFKA_PRODUCER, dlq_common.brokers, NULL, &dlq_common.properties, NULL, &rk, err);
-    if (rc < 0)
-        return rc;
-    rc = cli_kafka_n_partitions(rk, topic, 0, &n, err);
-    rd_kafka_destroy(rk);
-    *out_exists = rc == 0;
-    return rc == ERR_NOTFOUND ? 0 : rc;
-}
-
-int dlq_ledger_load(struct dlq_ledger *l, const char *topic, bool must_exist, struct base_error *err)
-{
-    struct dlq_reader r = {0};
-    bool exists = must_exist;
-    int rc = must_exist ? 0 : topic_exists(topic, &exists, err);
-    if (rc < 0 || !exists)
-        return rc;
-    rc = dlq_reader_open(topic, &r, err);
-    if (rc == 0)
-        rc = dlq_reader_run(&r, NULL, take_message, l, err);
-    dlq_reader_close(&r);
-    if (rc == 0 && l->n_strange)
-        rc = base_fail(err, ERR_INPUT,
-                       "topic '%s' has %" PRIu64 " records that are no pages of a ledger: is it another topic?", topic,
-                       l->n_strange);
-    return rc;
-}
-
-int dlq_ledger_create_topic(const char *topic, struct base_error *err)
-{
-    char why[256];
-    rd_kafka_t *rk = NULL;
-    int rc = cli_kafka_open(RD_KAFKA_PRODUCER, dlq_common.brokers, NULL, &dlq_common.properties, NULL, &rk, err);
-    if (rc < 0)
-        return rc;
-    rd_kafka_NewTopic_t *made = rd_kafka_NewTopic_new(topic, 1, -1, why, sizeof why);
-    if (!made) {
-        rd_kafka_destroy(rk);
-        return base_fail(err, ERR_USAGE, "topic '%s': %s", topic, why);
-    }
-    rd_kafka_NewTopic_set_config(made, "cleanup.policy", "compact");
-    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
-    rd_kafka_CreateTopics(rk, &made, 1, NULL, queue);
-    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, (int)dlq_common.timeout_s * 1000);
-    if (!event || rd_kafka_event_error(event)) {
-        rc = base_fail(err, ERR_SERVICE, "creating topic '%s': %s", topic,
-                       event ? rd_kafka_event_error_string(event) : "no broker answers");
-    } else {
-        size_t n = 0;
-        const rd_kafka_topic_result_t **results =
-            rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
-        rd_kafka_resp_err_t e = n ? rd_kafka_topic_result_error(results[0]) : RD_KAFKA_RESP_ERR_NO_ERROR;
-        if (e && e != RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS)
-            rc = base_fail(err, ERR_SERVICE,
-                           "creating topic '%s', which keeps what was replayed: %s (make it by hand: 1 partition, "
-                           "cleanup.policy=compact)",
-                           topic, rd_kafka_err2str(e));
-    }
-    if (event)
-        rd_kafka_event_destroy(event);
-    rd_kafka_queue_destroy(queue);
-    rd_kafka_NewTopic_destroy(made);
-    rd_kafka_destroy(rk);
-    return rc;
 }
 
 int dlq_ledger_check(const struct dlq_ledger *l, const char *topic, const int64_t *ends, struct base_error *err)

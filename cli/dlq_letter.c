@@ -23,6 +23,18 @@ static void take_headers(struct dlq_letter *l)
         return;
     while (l->n_headers < DLQ_HEADERS_MAX && !rd_kafka_header_get_all(headers, l->n_headers, &name, &value, &n))
         l->headers[l->n_headers++] = (struct schema_header){.name = name, .value = value, .n = value ? n : 0};
+    l->is_cut =
+        l->n_headers == DLQ_HEADERS_MAX && !rd_kafka_header_get_all(headers, DLQ_HEADERS_MAX, &name, &value, &n);
+}
+
+/* Of headers that do not parse as a whole: loops end all the same. One that is no number stands for more than any bound. */
+static uint32_t replay_count_alone(const struct dlq_letter *l)
+{
+    struct schema_dead_letter meta;
+    const struct schema_header *count = dlq_letter_header(l, "x-replay-count");
+    if (!count)
+        return 0;
+    return schema_dead_letter_parse(count, 1, &meta, NULL) == 0 ? meta.replay_count : UINT32_MAX;
 }
 
 /* A word for grouping and filters: printable ASCII without spaces, or a dash. */
@@ -41,11 +53,11 @@ void dlq_letter_init(struct dlq_letter *l, const rd_kafka_message_t *m)
     l->m = m;
     l->n_headers = 0;
     l->unreadable[0] = l->no_batch[0] = '\0';
-    l->decoded = false;
+    l->is_cut = l->decoded = false;
     l->batch = NULL;
     take_headers(l);
     if (schema_dead_letter_parse(l->headers, l->n_headers, &l->meta, &err) < 0) {
-        l->meta = (struct schema_dead_letter){0};
+        l->meta = (struct schema_dead_letter){.replay_count = replay_count_alone(l)};
         snprintf(l->unreadable, sizeof l->unreadable, "%.199s", err.text);
     }
     take_word(l, "x-error-code", l->code, sizeof l->code);

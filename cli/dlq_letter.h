@@ -9,13 +9,14 @@
 #include "schemas/dead_letter.h"
 #include "schemas/prompt_batch.h"
 
-#define DLQ_HEADERS_MAX 256 /* more are not looked at */
+#define DLQ_HEADERS_MAX 256 /* more are not looked at, and such a letter is not sent */
 
 struct dlq_letter {
     const rd_kafka_message_t *m; /* borrowed; headers point into it */
     struct schema_header headers[DLQ_HEADERS_MAX];
     uint32_t n_headers;
-    struct schema_dead_letter meta; /* zero when unreadable */
+    bool is_cut;                    /* it has more than these */
+    struct schema_dead_letter meta; /* zero when unreadable, but for replay_count */
     char unreadable[200];           /* why the headers do not parse; "": they do */
     char code[48], stage[48];       /* as written, so that codes newer than this program can be asked for; "-": none */
     int64_t when_ms;                /* of the last failure, else the record's own time; 0: unknown */

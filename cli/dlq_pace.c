@@ -1,12 +1,15 @@
 #include "cli/dlq_pace.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "cli/dlq_verbs.h"
 
 #define LAG_POLL_MS 250
+#define BUCKET_NS   1000000000u
+#define SAY_NS      10000000000u
 
 int dlq_pace_open(struct dlq_pace *p, uint64_t rate, uint64_t lag_max, const char *group, bool stop_at_lag,
                   struct base_error *err)
@@ -60,6 +63,21 @@ static int lag_of(struct dlq_pace *p, const char *topic, uint64_t *out_lag, int3
     return e ? base_fail(err, ERR_SERVICE, "lag of group '%s' on '%s': %s", p->group, topic, rd_kafka_err2str(e)) : 0;
 }
 
+/* That it waits, at once and then every ten seconds: a replay that stands still must say why. */
+static void say_waiting(struct dlq_pace *p, const char *topic, uint64_t lag)
+{
+    uint64_t now_ns = base_clock_mono_ns();
+    if (p->said_ns && now_ns - p->said_ns < SAY_NS)
+        return;
+    p->said_ns = now_ns;
+    if (dlq_common.json)
+        fprintf(stderr, "{\"waiting\":\"lag\",\"lag\":%" PRIu64 ",\"lag_max\":%" PRIu64 "}\n", lag, p->lag_max);
+    else
+        fprintf(stderr,
+                "rouse dlq replay: waiting: group '%s' is %" PRIu64 " records behind on '%s' (--lag-max %" PRIu64 ")\n",
+                p->group, lag, topic, p->lag_max);
+}
+
 /* Until a record more may be on the topic; how many. */
 static int wait_for_lag(struct dlq_pace *p, const char *topic, size_t *out_room, struct base_error *err)
 {
@@ -74,12 +92,32 @@ static int wait_for_lag(struct dlq_pace *p, const char *topic, size_t *out_room,
             *out_room = used < p->lag_max ? p->lag_max - used : 1;
             return 0;
         }
-        if (p->stop_at_lag || dlq_stop)
-            return base_fail(err, ERR_STOPPED, "group '%s' is %" PRIu64 " records behind on '%s'", p->group, lag,
-                             topic);
+        if (dlq_stop)
+            return base_fail(err, ERR_STOPPED, "a signal came");
+        if (p->stop_at_lag)
+            return base_fail(err, ERR_STOPPED,
+                             "group '%s' is %" PRIu64 " records behind on '%s' (--lag-max %" PRIu64 ")", p->group, lag,
+                             topic, p->lag_max);
+        say_waiting(p, topic, lag);
         base_clock_sleep_ms(LAG_POLL_MS);
-        if (p->rate) /* what was not sent meanwhile is not made up for */
-            dlq_pace_begin(p);
+    }
+}
+
+/* Until n letters more are due. The bucket holds a second's worth at most: after a time in which nothing could go, or nothing was found, the
+ * workers get no flood. */
+static int wait_for_rate(struct dlq_pace *p, size_t n, struct base_error *err)
+{
+    for (;;) {
+        uint64_t due_ns = p->began_ns + (uint64_t)((double)(p->n_sent + n) / (double)p->rate * 1e9);
+        uint64_t now_ns = base_clock_mono_ns();
+        if (dlq_stop)
+            return base_fail(err, ERR_STOPPED, "a signal came");
+        if (now_ns > due_ns + BUCKET_NS)
+            p->began_ns += now_ns - due_ns - BUCKET_NS;
+        if (now_ns >= due_ns)
+            return 0;
+        uint64_t ms = (due_ns - now_ns) / 1000000 + 1;
+        base_clock_sleep_ms((uint32_t)(ms < 200 ? ms : 200));
     }
 }
 
@@ -87,21 +125,12 @@ int dlq_pace_wait(struct dlq_pace *p, const char *topic, size_t n, size_t *out_n
 {
     size_t room = n;
     int rc = p->lag_max ? wait_for_lag(p, topic, &room, err) : 0;
-    if (rc < 0)
-        return rc;
     n = room < n ? room : n;
-    while (p->rate) { /* the bucket starts empty: n letters are due when n tokens are in it */
-        uint64_t due_ns = p->began_ns + (uint64_t)((double)(p->n_sent + n) / (double)p->rate * 1e9);
-        uint64_t now_ns = base_clock_mono_ns();
-        if (dlq_stop)
-            return base_fail(err, ERR_STOPPED, "stopped by a signal");
-        if (now_ns >= due_ns)
-            break;
-        uint64_t ms = (due_ns - now_ns) / 1000000 + 1;
-        base_clock_sleep_ms((uint32_t)(ms < 200 ? ms : 200));
-    }
-    *out_n = n;
-    return 0;
+    if (rc == 0 && p->rate)
+        rc = wait_for_rate(p, n, err);
+    if (rc == 0)
+        *out_n = n;
+    return rc;
 }
 
 void dlq_pace_sent(struct dlq_pace *p, size_t n)

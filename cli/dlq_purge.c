@@ -124,6 +124,8 @@ static int find_plan(struct purge *s, struct base_error *err)
     snprintf(ledger_topic, sizeof ledger_topic, "%s.replayed", dlq_common.topic);
     int rc = dlq_reader_open(dlq_common.topic, &s->reader, err);
     if (rc == 0)
+        rc = dlq_filter_check_partition(&dlq_filter, &s->reader, err);
+    if (rc == 0)
         rc = dlq_ledger_init(&s->ledger, "first", s->reader.n_partitions, err);
     if (rc == 0)
         rc = dlq_ledger_load(&s->ledger, ledger_topic, false, err);

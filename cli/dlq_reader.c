@@ -1,6 +1,7 @@
 #include "cli/dlq_reader.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -8,6 +9,7 @@
 
 #define BATCH   2048
 #define WAIT_MS 200
+#define SAY_NS  1000000000u
 
 static const char *const settings[] = {"group.id",
                                        "rouse-dlq-reader", /* never joined nor committed to */
@@ -146,16 +148,28 @@ static uint64_t n_read(const struct dlq_reader *r)
     return n;
 }
 
-int dlq_reader_run(struct dlq_reader *r, const char *label, dlq_reader_fn *fn, void *context, struct base_error *err)
+/* With --json, a line a second. */
+static void say_progress(const struct dlq_reader *r, const char *label, uint64_t total, uint64_t *said_ns)
+{
+    uint64_t now_ns = base_clock_mono_ns();
+    if (!label || !dlq_common.json || now_ns - *said_ns < SAY_NS)
+        return;
+    *said_ns = now_ns;
+    fprintf(stderr, "{\"progress\":\"%s\",\"offsets\":%" PRIu64 ",\"of\":%" PRIu64, label, n_read(r), total);
+    if (r->n_sent)
+        fprintf(stderr, ",\"sent\":%" PRIu64, *r->n_sent);
+    fputs("}\n", stderr);
+}
+
+/* Messages until all is read. */
+static int read_all(struct dlq_reader *r, rd_kafka_queue_t *queue, const char *label, uint64_t total, dlq_reader_fn *fn,
+                    void *context, struct base_error *err)
 {
     rd_kafka_message_t *messages[BATCH];
     struct base_progress progress = {0};
-    uint64_t total, heard_ns = base_clock_mono_ns();
-    int rc = assign(r, &total, err);
-    if (rc < 0)
-        return rc;
-    rd_kafka_queue_t *queue = rd_kafka_queue_get_consumer(r->rk);
-    if (label)
+    uint64_t heard_ns = base_clock_mono_ns(), said_ns = heard_ns;
+    int rc = 0;
+    if (label && !dlq_common.json)
         base_progress_begin(&progress, label, "offsets", total);
     while (rc == 0 && !is_done(r)) {
         ssize_t n = rd_kafka_consume_batch_queue(queue, WAIT_MS, messages, BATCH);
@@ -164,15 +178,25 @@ int dlq_reader_run(struct dlq_reader *r, const char *label, dlq_reader_fn *fn, v
             heard_ns = base_clock_mono_ns();
         }
         if (rc == 0 && dlq_stop)
-            rc = base_fail(err, ERR_STOPPED, "stopped by a signal");
+            rc = base_fail(err, ERR_STOPPED, "a signal came");
         if (rc == 0 && base_clock_mono_ns() - heard_ns > dlq_common.timeout_s * 1000000000u)
             rc = base_fail(err, ERR_SERVICE, "topic '%s': nothing came for %" PRIu64 " s", r->topic,
                            dlq_common.timeout_s);
-        if (label)
-            base_progress_set(&progress, n_read(r));
+        base_progress_set(&progress, n_read(r));
+        say_progress(r, label, total, &said_ns);
     }
-    if (label)
-        base_progress_end(&progress);
+    base_progress_end(&progress);
+    return rc;
+}
+
+int dlq_reader_run(struct dlq_reader *r, const char *label, dlq_reader_fn *fn, void *context, struct base_error *err)
+{
+    uint64_t total;
+    int rc = assign(r, &total, err);
+    if (rc < 0)
+        return rc;
+    rd_kafka_queue_t *queue = rd_kafka_queue_get_consumer(r->rk);
+    rc = read_all(r, queue, label, total, fn, context, err);
     rd_kafka_queue_destroy(queue);
     rd_kafka_assign(r->rk, NULL);
     return rc < 0 ? rc : 0;

@@ -16,6 +16,7 @@ struct dlq_reader {
     int64_t *from,
         *end;    /* [n_partitions] the first offset to read, and the first one not to; the caller may narrow them */
     int64_t *at; /* [n_partitions] behind the last record seen; >= end: done */
+    const uint64_t *n_sent; /* borrowed: shown with the progress; NULL: there is no such thing */
 };
 
 int dlq_reader_open(const char *topic, struct dlq_reader *out, struct base_error *err);
@@ -24,7 +25,8 @@ void dlq_reader_close(struct dlq_reader *r);
 /* *keep set: the callee destroys the message. 0: go on; 1: enough; negative: an error. */
 typedef int dlq_reader_fn(void *context, rd_kafka_message_t *m, bool *keep, struct base_error *err);
 
-/* Each record of [from, end), in order within a partition. label: of the progress bar; NULL: none. ERR_SERVICE: nothing
+/* Each record of [from, end), in order within a partition. label: of the progress, a bar on a terminal and with --json a line
+ * a second on stderr; NULL: none. ERR_SERVICE: nothing
  * came for --timeout-s; ERR_STOPPED: a signal. */
 int dlq_reader_run(struct dlq_reader *r, const char *label, dlq_reader_fn *fn, void *context, struct base_error *err);
 

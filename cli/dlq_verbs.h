@@ -55,6 +55,4 @@ extern _Atomic bool dlq_stop; /* SIGINT or SIGTERM came */
         "json", BASE_OPTION_FLAG, &dlq_common.json, NULL, NULL, NULL, 0, 0, "Output", "JSON, an object a line.", false \
     }
 
-void dlq_time_text(int64_t unix_ms, char out[32]); /* "-" for 0 and for what is no time */
-
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/dlq_letter.h"
+#include "cli/dlq_place.h"
 #include "cli/dlq_reader.h"
 #include "cli/dlq_verbs.h"
 
@@ -62,21 +63,6 @@ struct search {
     const char *topic, *round;
 };
 
-/* "topic/partition/offset" of our dead letter topic. */
-static bool parse_of(const char *of, int32_t *out_partition, int64_t *out_offset)
-{
-    size_t n = strlen(dlq_common.topic);
-    uint32_t partition;
-    uint64_t offset;
-    int end = 0;
-    if (strncmp(of, dlq_common.topic, n) != 0 || of[n] != '/' ||
-        sscanf(of + n, "/%9" SCNu32 "/%18" SCNu64 "%n", &partition, &offset, &end) != 2 || of[n + (size_t)end])
-        return false;
-    *out_partition = (int32_t)partition;
-    *out_offset = (int64_t)offset;
-    return true;
-}
-
 static void compare(const struct search *s, const struct dlq_letter *l)
 {
     struct dlq_expected key = {0};
@@ -87,7 +73,7 @@ static void compare(const struct search *s, const struct dlq_letter *l)
         ((const char *)id->value)[n_round] != '.' || of->n >= sizeof text)
         return;
     memcpy(text, of->value, of->n);
-    if (!parse_of(text, &key.partition, &key.offset))
+    if (strlen(text) != of->n || !dlq_place_parse(text, dlq_common.topic, &key.partition, &key.offset))
         return;
     struct dlq_expected *e = bsearch(&key, s->v->items, s->v->n, sizeof key, by_place);
     if (!e || strcmp(e->topic, s->topic) != 0)
