@@ -14,6 +14,7 @@
 #define ASK_MS       500 /* for the group's offsets, once; asked until they are there */
 #define LOOK_MS      2000
 #define FENCE_MS     3000 /* for one writer; after it, the broker's own timeout has to do */
+#define SAY_MS       15000
 #define FENCED_MAX   64
 
 /* Of one takeover. */
@@ -135,15 +136,31 @@ static int ask(rd_kafka_t *consumer, rd_kafka_topic_partition_list_t *list, int 
                : 0;
 }
 
+/* Brokers were seen to leave a transaction without its last marker when they were restarted (4.3): nobody but an operator ends it. */
+static void say_waiting(const struct base_error *why, uint64_t began_ns, uint64_t *said_ns)
+{
+    uint64_t now = base_clock_mono_ns();
+    bool long_since = now - *said_ns > SAY_MS * 1000000ull;
+    if (long_since)
+        base_log_error("progress still not known", LOG_INT("seconds", (now - began_ns) / 1000000000),
+                       LOG_STR("reason", why->text),
+                       LOG_STR("hint", "if the brokers are there, a transaction hangs: "
+                                       "kafka-transactions.sh find-hanging, then abort"));
+    if (long_since)
+        *said_ns = now;
+}
+
 static int ask_until(struct worker *w, rd_kafka_t *consumer, rd_kafka_topic_partition_list_t *list, struct fenced *f)
 {
     struct base_error err = {0};
+    uint64_t began = base_clock_mono_ns(), said = began;
     for (uint32_t n = 0; is_needed(w, consumer); n++) {
         w->poll_beat_ns = base_clock_mono_ns();
         if (ask(consumer, list, n == 0 ? ASK_FIRST_MS : ASK_MS, &err) == 0)
             return 0;
         base_log_write(n == 0 ? BASE_LOG_INFO : BASE_LOG_DEBUG, "progress not known yet",
                        (struct base_log_field[]){LOG_STR("reason", err.text)}, 1);
+        say_waiting(&err, began, &said);
         fence_unstable(w, list, f);
         if (n)
             base_clock_sleep_ms(base_clock_backoff_ms(n < 8 ? n : 8, 10, 500));
