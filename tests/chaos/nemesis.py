@@ -102,8 +102,12 @@ class Pool:
 
     def odd_ends(self):
         """Workers that ended as nobody wanted them to: (number, exit code, failpoint, end of the log)."""
-        fine = {0, -signal.SIGKILL}
-        return [(m.number, m.code, m.failpoint, m.worker.log()[-1500:]) for m in self.gone if m.code not in fine]
+
+        def is_fine(m):
+            too_soon = m.code == -signal.SIGTERM and not m.worker.log()  # told to leave before it could be told
+            return m.code in (0, -signal.SIGKILL) or too_soon
+
+        return [(m.number, m.code, m.failpoint, m.worker.log()[-1500:]) for m in self.gone if not is_fine(m)]
 
     def histories(self):
         return {m.history.name: m.history for m in self.gone + self.members if m.history.exists()}
