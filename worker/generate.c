@@ -422,6 +422,7 @@ static void publish_counts(struct generator *g)
     w->engine_blocks = n->blocks;
     w->engine_steps = n->steps;
     w->engine_step_ns = n->step_ns;
+    w->engine_generated = n->generated_tokens;
     if (n->generated_tokens)
         base_trace_mark(w->trace, BASE_TRACE_FIRST_TOKEN);
 }

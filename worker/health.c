@@ -35,6 +35,7 @@ static void gauges(struct worker *w, struct worker_gauges *g)
     g->engine_blocks = w->engine_blocks;
     g->engine_steps = w->engine_steps;
     g->engine_step_ns = w->engine_step_ns;
+    g->engine_generated = w->engine_generated;
     g->http_requests = w->http_requests;
 
     pthread_mutex_lock(&w->lock);

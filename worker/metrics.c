@@ -172,6 +172,10 @@ static void render_work(const struct worker_metrics *m, const struct worker_gaug
     base_buffer_string(out, "rouse_engine_step_seconds_total ");
     seconds(out, g->engine_step_ns / 1000);
     base_buffer_string(out, "\n");
+    single(out, "engine_generated_tokens_total", "counter",
+           "Tokens generated, published or not; what exceeds completion_tokens_total was lost with partitions or is "
+           "under way.",
+           g->engine_generated);
     histogram(out, "prompt_queue_seconds", "A prompt, from taken to admitted.", &m->queue);
     histogram(out, "prompt_seconds", "A prompt, from taken to its last token.", &m->total);
     single(out, "last_completion_timestamp_seconds", "gauge", "When the last completion was committed; 0: none yet.",

@@ -45,6 +45,7 @@ struct worker_gauges {
     bool ready, restored, brokers_reachable;
     uint64_t inflight_prompts, inflight_records, inflight_bytes, queue_jobs;
     uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns;
+    uint64_t engine_generated;
     uint64_t partitions_assigned, partitions_paused;
     int64_t lag;                /* records behind the end of the log, all partitions; -1: not known */
     int64_t last_completion_ms; /* wall clock; 0: none yet */

@@ -105,7 +105,8 @@ struct worker {
     _Atomic uint64_t rest_quiet;     /* the wish for which the poll thread has paused: nothing is taken any more */
     _Atomic uint64_t poll_beat_ns;   /* when the poll loop came round last */
     _Atomic uint64_t step_began_ns;  /* 0: the device thread is not inside a step */
-    _Atomic uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns;
+    _Atomic uint64_t engine_waiting, engine_running, engine_blocks_used, engine_blocks, engine_steps, engine_step_ns,
+        engine_generated;
     _Atomic uint64_t http_requests;
     _Atomic bool poll_ended, commit_ended, device_ended, watch_ended, models_ended, names_ended;
 };
