@@ -53,6 +53,12 @@ static const struct base_option options[] = {
      "once. "
      "Default: GROUP-HOST-PID.",
      false},
+    {"rebalance", BASE_OPTION_CHOICE, &worker_options.rebalance, "HOW", "auto", "auto|eager|cooperative|consumer", 0, 0,
+     "Kafka",
+     "How partitions move; the same for all workers of a group. cooperative: only those that move stand still. "
+     "consumer: "
+     "KIP-848. auto: cooperative with librdkafka 2.10.1 or newer, else eager.",
+     false},
     {"kafka", BASE_OPTION_LIST, &worker_options.kafka, "KEY=VALUE", NULL, NULL, 0, 0, "Kafka",
      "Any librdkafka property, over our own setting of it: --kafka security.protocol=sasl_ssl. May be given again.",
      false},

@@ -416,9 +416,7 @@ static void publish_once(struct committer *c)
 static int begin(struct committer *c, struct base_error *err)
 {
     struct worker *w = c->w;
-    const struct worker_options *o = &w->options;
-    c->config = (struct kafka_config){
-        .brokers = o->brokers, .client_id = w->id, .transactional_id = w->transactional_id, .properties = &o->kafka};
+    c->config = worker_kafka_config(w, w->transactional_id);
     return kafka_producer_new(&c->config, &w->abandon, &c->producer, err);
 }
 

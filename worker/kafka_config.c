@@ -7,7 +7,9 @@
 #include "base/log.h"
 
 #define VERSION_COOPERATIVE 0x020601ff /* 2.6.1: before it, the cooperative-sticky assignor can loop for ever */
-#define VERSION_CONSUMER    0x020c0000 /* 2.12.0: the consumer group protocol (KIP-848) is more than a preview */
+#define VERSION_KEEPS                                                                                                  \
+    0x020a01ff /* 2.10.1: a commit in the middle of a cooperative rebalance no longer loses the assignment */
+#define VERSION_CONSUMER 0x020c0000 /* 2.12.0: the consumer group protocol (KIP-848) is more than a preview */
 
 #define SESSION_TIMEOUT_MS 8000
 #define TEXT_OF_(number)   #number
@@ -150,10 +152,22 @@ static const char *property_value(const struct base_option_list *properties, con
     return NULL;
 }
 
+static bool is(const char *text, const char *what)
+{
+    return text && strcmp(text, what) == 0;
+}
+
+/* A property says how partitions move. */
+static bool says_how(const struct kafka_config *config)
+{
+    return property_value(config->properties, "group.protocol") ||
+           property_value(config->properties, "partition.assignment.strategy");
+}
+
 static bool is_consumer_protocol(const struct kafka_config *config)
 {
     const char *protocol = property_value(config->properties, "group.protocol");
-    return protocol && strcmp(protocol, "consumer") == 0;
+    return protocol ? is(protocol, "consumer") : !says_how(config) && is(config->rebalance, "consumer");
 }
 
 static int check_version(const char *key, const char *value, struct base_error *err)
@@ -171,6 +185,21 @@ static int check_version(const char *key, const char *value, struct base_error *
     return 0;
 }
 
+static int set_checked(rd_kafka_conf_t *conf, const char *key, const char *value, struct base_error *err)
+{
+    int rc = check_version(key, value, err);
+    return rc < 0 ? rc : set(conf, key, value, err);
+}
+
+static int set_rebalance(rd_kafka_conf_t *conf, const char *how, struct base_error *err)
+{
+    bool by_itself = !how || is(how, "auto");
+    bool cooperative = is(how, "cooperative") || (by_itself && rd_kafka_version() >= VERSION_KEEPS);
+    if (is(how, "consumer"))
+        return set_checked(conf, "group.protocol", "consumer", err);
+    return cooperative ? set_checked(conf, "partition.assignment.strategy", "cooperative-sticky", err) : 0;
+}
+
 static int set_property(rd_kafka_conf_t *conf, const char *item, struct base_error *err)
 {
     char key[128];
@@ -181,8 +210,7 @@ static int set_property(rd_kafka_conf_t *conf, const char *item, struct base_err
     const char *why = owned_why(key);
     if (why)
         return base_fail(err, ERR_USAGE, "Kafka property %s cannot be set: %s", key, why);
-    int rc = check_version(key, equals + 1, err);
-    return rc < 0 ? rc : set(conf, key, equals + 1, err);
+    return set_checked(conf, key, equals + 1, err);
 }
 
 /* A transaction that hangs must end before the group gives its partitions to somebody else. */
@@ -227,6 +255,8 @@ int kafka_config_make(enum kafka_role role, const struct kafka_config *config, r
         rc = set_table(conf, transaction_settings, N_OF(transaction_settings), role, err);
     if (rc == 0)
         rc = set_names(role, conf, config, err);
+    if (rc == 0 && role == KAFKA_CONSUMER && !says_how(config))
+        rc = set_rebalance(conf, config->rebalance, err);
     for (size_t i = 0; rc == 0 && config->properties && i < config->properties->n; i++)
         rc = set_property(conf, config->properties->items[i], err);
     if (rc == 0 && classic && role == KAFKA_PRODUCER && config->transactional_id)

@@ -20,8 +20,15 @@ struct kafka_config {
     const char *client_id;
     const char *group;                         /* consumer: required */
     const char *transactional_id;              /* producer: NULL for one without transactions */
+    const char *rebalance;                     /* below; NULL: auto. A property that says it comes first */
     const struct base_option_list *properties; /* "KEY=VALUE"; may be NULL */
 };
+
+/* rebalance, how partitions move; all members of a group must do it the same way:
+ *   eager        everybody gives up everything each time
+ *   cooperative  only what moves is given up; librdkafka 2.6.1
+ *   consumer     KIP-848, the broker decides; librdkafka 2.12, Kafka 4.0
+ *   auto         cooperative where librdkafka is sound (2.10.1), else eager */
 
 /* The caller owns *out_conf: rd_kafka_new takes it, else rd_kafka_conf_destroy. */
 int kafka_config_make(enum kafka_role role, const struct kafka_config *config, rd_kafka_conf_t **out_conf,

@@ -769,8 +769,7 @@ static void on_consumer_error(struct poller *c, const rd_kafka_message_t *m)
 static int open_consumer(struct poller *c, struct base_error *err)
 {
     const struct worker_options *o = &c->w->options;
-    struct kafka_config config = {
-        .brokers = o->brokers, .client_id = c->w->id, .group = o->group, .properties = &o->kafka};
+    struct kafka_config config = worker_kafka_config(c->w, NULL);
     rd_kafka_conf_t *conf = NULL;
     int rc = kafka_config_make(KAFKA_CONSUMER, &config, &conf, err);
     if (rc < 0)

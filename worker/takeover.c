@@ -33,9 +33,7 @@ static bool is_needed(const struct worker *w, rd_kafka_t *consumer)
 
 static int init_as(struct worker *w, const char *id, struct base_error *err)
 {
-    const struct worker_options *o = &w->options;
-    struct kafka_config config = {
-        .brokers = o->brokers, .client_id = w->id, .transactional_id = id, .properties = &o->kafka};
+    struct kafka_config config = worker_kafka_config(w, id);
     struct kafka_producer *p = NULL;
     uint64_t until = base_clock_mono_ns() + FENCE_MS * 1000000ull;
     int rc = kafka_producer_new(&config, &w->abandon, &p, err);
@@ -97,9 +95,7 @@ static void fence_holders(struct worker *w, const rd_kafka_topic_partition_list_
  * librdkafka 2.0.2 when the brokers are away (an assertion on a request that timed out twice). NULL: not now. */
 static rd_kafka_t *open_witness(struct worker *w)
 {
-    const struct worker_options *o = &w->options;
-    struct kafka_config config = {
-        .brokers = o->brokers, .client_id = w->id, .group = o->group, .properties = &o->kafka};
+    struct kafka_config config = worker_kafka_config(w, NULL);
     struct base_error err = {0};
     rd_kafka_conf_t *conf = NULL;
     char why[256];

@@ -143,6 +143,7 @@ static int check_options(const struct worker_options *o, struct base_error *err)
                                   .client_id = "rouse",
                                   .group = o->group,
                                   .transactional_id = "rouse",
+                                  .rebalance = o->rebalance,
                                   .properties = &o->kafka};
     for (int role = KAFKA_CONSUMER; role <= KAFKA_PRODUCER; role++) {
         rd_kafka_conf_t *conf = NULL;

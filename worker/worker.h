@@ -23,6 +23,7 @@
 struct worker_options {
     const char *brokers, *group, *topic_in, *topic_out, *topic_dlq;
     const char *transactional_id;  /* NULL: "<group>-<host>-<pid>" */
+    const char *rebalance;         /* worker/kafka_config.h; NULL: "auto" */
     struct base_option_list kafka; /* KEY=VALUE, passed to librdkafka, over our own settings */
     const char *http;              /* "ADDR:PORT", port 0 for a free one; NULL: no HTTP */
     bool http_admin;               /* POST /sleep and /wake also where http is not a loopback address */

@@ -207,3 +207,14 @@ bool worker_not_ready(struct worker *w, char *out, size_t size)
     pthread_mutex_unlock(&w->lock);
     return no;
 }
+
+struct kafka_config worker_kafka_config(const struct worker *w, const char *transactional_id)
+{
+    const struct worker_options *o = &w->options;
+    return (struct kafka_config){.brokers = o->brokers,
+                                 .client_id = w->id,
+                                 .group = o->group,
+                                 .transactional_id = transactional_id,
+                                 .rebalance = o->rebalance,
+                                 .properties = &o->kafka};
+}

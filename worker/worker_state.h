@@ -23,6 +23,7 @@
 #include "base/trace.h"
 #include "snapshot/start.h"
 #include "worker/job.h"
+#include "worker/kafka_config.h"
 #include "worker/ledger.h"
 #include "worker/metrics.h"
 #include "worker/models.h"
@@ -146,5 +147,8 @@ enum worker_phase worker_phase(const struct worker *w);
 const char *worker_phase_name(enum worker_phase phase);
 /* Why readyz says no, into out; false: it says yes. */
 bool worker_not_ready(struct worker *w, char *out, size_t size);
+
+/* Of every client of this worker's. transactional_id: NULL for one that is no producer. */
+struct kafka_config worker_kafka_config(const struct worker *w, const char *transactional_id);
 
 #endif

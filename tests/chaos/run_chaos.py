@@ -18,13 +18,12 @@ import tempfile
 import threading
 import time
 
-import confluent_kafka
 import conftest  # noqa: F401 - names the fixtures of tests/e2e as the module e2e
 from check_history import check, read_history, summary
 from cluster import Cluster
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from e2e import ORACLE, Topics, rouse
+from e2e import ORACLE, Topics, newest_librdkafka, rouse
 from nemesis import Nemesis, Pool, log_of
 from workload import HASTY, OFFSETS_TOPIC, Feed, Outcomes, palette, records
 
@@ -73,15 +72,6 @@ def arguments(argv=None):
     return p.parse_args(argv)
 
 
-def newer_librdkafka(folder):
-    """Environment with the librdkafka that comes with the Python client, for a worker that was linked with an older one."""
-    libs = pathlib.Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs"
-    (found,) = libs.glob("librdkafka-*.so.1")
-    (folder / "lib").mkdir(exist_ok=True)
-    (folder / "lib" / "librdkafka.so.1").symlink_to(found)
-    return {"LD_LIBRARY_PATH": f"{folder / 'lib'}:{libs}"}
-
-
 def protocol_args(protocol):
     """The session of the consumer protocol is the brokers' business."""
     if protocol == "classic":
@@ -111,7 +101,7 @@ def go(args, folder):
         feed = Feed(topics)
         outcomes = Outcomes(topics, feed)
         pool = Pool(cluster, topics, store, folder, rng, args.workers, [*protocol_args(args.protocol), "--deaths-max", args.deaths_max],
-                    {"ROUSE_MUTANT": args.mutant, **(newer_librdkafka(folder) if args.newest or args.protocol == "consumer" else {})})
+                    {"ROUSE_MUTANT": args.mutant, **(newest_librdkafka(folder) if args.newest or args.protocol == "consumer" else {})})
         nemesis = Nemesis(cluster, pool, rng)
         began = time.monotonic()
         try:

@@ -4,6 +4,7 @@ One broker and one Redis serve the whole session; every test has topics, a group
 """
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 import urllib.request
 import uuid
 
+import confluent_kafka
 import msgpack
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -272,3 +274,13 @@ def copy_oracle(tmp_path):
         return target
 
     return copy
+
+
+def newest_librdkafka(folder):
+    """Environment with the librdkafka that comes with the Python client, for a worker that was linked with an older one."""
+    libs = pathlib.Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs"
+    (found,) = libs.glob("librdkafka-*.so.1")
+    lib = pathlib.Path(folder) / "lib"
+    lib.mkdir(exist_ok=True)
+    (lib / "librdkafka.so.1").symlink_to(found)
+    return {"LD_LIBRARY_PATH": f"{lib}:{libs}"}

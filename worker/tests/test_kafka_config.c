@@ -3,12 +3,25 @@
 
 #include "worker/kafka_config.h"
 
+static int make_how(const char *rebalance, enum kafka_role role, const char *const *items, size_t n,
+                    rd_kafka_conf_t **out_conf, struct base_error *err)
+{
+    const char *copy[8];
+    for (size_t i = 0; i < n; i++)
+        copy[i] = items[i];
+    struct base_option_list list = {copy, n};
+    struct kafka_config config = {.brokers = "localhost:1",
+                                  .client_id = "test",
+                                  .group = "g",
+                                  .transactional_id = "t",
+                                  .rebalance = rebalance,
+                                  .properties = &list};
+    return kafka_config_make(role, &config, out_conf, err);
+}
+
 static int make(enum kafka_role role, const char **items, size_t n, rd_kafka_conf_t **out_conf, struct base_error *err)
 {
-    struct base_option_list list = {items, n};
-    struct kafka_config config = {
-        .brokers = "localhost:1", .client_id = "test", .group = "g", .transactional_id = "t", .properties = &list};
-    return kafka_config_make(role, &config, out_conf, err);
+    return make_how(NULL, role, items, n, out_conf, err);
 }
 
 static void expect(rd_kafka_conf_t *conf, const char *key, const char *value)
@@ -90,29 +103,46 @@ static void test_refusals(void **state)
     }
 }
 
-static void test_versions(void **state)
+static void test_rebalance(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *item, *how; /* a property, or the option */
+        int since;
+        const char *says, *key, *value;
+    } cases[] = {
+        {"partition.assignment.strategy=cooperative-sticky", NULL, 0x020601ff, "2.6.1", "partition.assignment.strategy",
+         "cooperative-sticky"},
+        {"group.protocol=consumer", NULL, 0x020c0000, "2.12", "group.protocol", "consumer"},
+        {NULL, "cooperative", 0x020601ff, "2.6.1", "partition.assignment.strategy", "cooperative-sticky"},
+        {NULL, "consumer", 0x020c0000, "2.12", "group.protocol", "consumer"},
+        {NULL, "eager", 0, "", "partition.assignment.strategy", "range,roundrobin"},
+        {"partition.assignment.strategy=roundrobin", "consumer", 0, "", "partition.assignment.strategy", "roundrobin"},
+    };
+    for (size_t i = 0; i < N_OF(cases); i++) {
+        struct base_error err = {0};
+        rd_kafka_conf_t *conf = NULL;
+        int rc = make_how(cases[i].how, KAFKA_CONSUMER, &cases[i].item, cases[i].item != NULL, &conf, &err);
+        if (rd_kafka_version() < cases[i].since) {
+            assert_int_equal(rc, ERR_USAGE);
+            assert_non_null(strstr(err.text, cases[i].says));
+            continue;
+        }
+        assert_ok(rc, err);
+        expect(conf, cases[i].key, cases[i].value);
+        rd_kafka_conf_destroy(conf);
+    }
+}
+
+static void test_rebalance_by_itself(void **state)
 {
     (void)state;
     struct base_error err = {0};
     rd_kafka_conf_t *conf = NULL;
-    const char *cooperative[] = {"partition.assignment.strategy=cooperative-sticky"};
-    int rc = make(KAFKA_CONSUMER, cooperative, 1, &conf, &err);
-    if (rd_kafka_version() < 0x020601ff) {
-        assert_int_equal(rc, ERR_USAGE);
-        assert_non_null(strstr(err.text, "2.6.1"));
-    } else {
-        assert_ok(rc, err);
-        rd_kafka_conf_destroy(conf);
-    }
-    const char *consumer[] = {"group.protocol=consumer"};
-    rc = make(KAFKA_CONSUMER, consumer, 1, &conf, &err);
-    if (rd_kafka_version() < 0x020c0000) {
-        assert_int_equal(rc, ERR_USAGE);
-        assert_non_null(strstr(err.text, "2.12"));
-    } else {
-        assert_ok(rc, err);
-        rd_kafka_conf_destroy(conf);
-    }
+    assert_ok(make_how("auto", KAFKA_CONSUMER, NULL, 0, &conf, &err), err);
+    expect(conf, "partition.assignment.strategy",
+           rd_kafka_version() < 0x020a01ff ? "range,roundrobin" : "cooperative-sticky");
+    rd_kafka_conf_destroy(conf);
 }
 
 static void test_secrets(void **state)
@@ -136,8 +166,11 @@ static void test_secrets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_properties_pass_through),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_properties_pass_through),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_rebalance),
+        cmocka_unit_test(test_rebalance_by_itself),
         cmocka_unit_test(test_secrets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
