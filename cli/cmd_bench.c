@@ -18,6 +18,8 @@ static const struct verb {
      cmd_bench_reader_options, cmd_bench_reader},
     {"limits", "what bounds a restore of a file on this machine, once", &cmd_bench_limits_usage,
      cmd_bench_limits_options, cmd_bench_limits},
+    {"queue", "prompts a second through Kafka with a model that answers at once", &cmd_bench_queue_usage,
+     cmd_bench_queue_options, cmd_bench_queue},
     {"start", "one start, measured from within: what restore runs in fresh processes", &cmd_bench_start_usage,
      cmd_bench_start_options, cmd_bench_start},
 };

@@ -127,3 +127,35 @@ int cli_kafka_create_topics(rd_kafka_t *rk, const char *const *topics, size_t n,
     rd_kafka_NewTopic_destroy_array(new_topics, n);
     return rc;
 }
+
+int cli_kafka_delete_topics(rd_kafka_t *rk, const char *const *topics, size_t n, int timeout_ms, struct base_error *err)
+{
+    rd_kafka_DeleteTopic_t *old[16];
+    if (n > 16)
+        return base_fail(err, ERR_INTERNAL, "%zu topics at once", n);
+    for (size_t i = 0; i < n; i++)
+        old[i] = rd_kafka_DeleteTopic_new(topics[i]);
+    rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+    rd_kafka_DeleteTopics(rk, old, n, NULL, queue);
+    rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms);
+    int rc = 0;
+    if (!event || rd_kafka_event_error(event)) {
+        rc = base_fail(err, ERR_SERVICE, "deleting topics: %s",
+                       event ? rd_kafka_event_error_string(event) : "no broker answers");
+    } else {
+        size_t n_results = 0;
+        const rd_kafka_topic_result_t **results =
+            rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event), &n_results);
+        for (size_t i = 0; rc == 0 && i < n_results; i++) {
+            rd_kafka_resp_err_t e = rd_kafka_topic_result_error(results[i]);
+            if (e != RD_KAFKA_RESP_ERR_NO_ERROR && e != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+                rc = base_fail(err, ERR_SERVICE, "deleting topic '%s': %s", rd_kafka_topic_result_name(results[i]),
+                               rd_kafka_err2str(e));
+        }
+    }
+    if (event)
+        rd_kafka_event_destroy(event);
+    rd_kafka_queue_destroy(queue);
+    rd_kafka_DeleteTopic_destroy_array(old, n);
+    return rc;
+}

@@ -30,4 +30,8 @@ int cli_kafka_n_partitions(rd_kafka_t *rk, const char *topic, int timeout_ms, in
 int cli_kafka_create_topics(rd_kafka_t *rk, const char *const *topics, size_t n, int n_partitions, int timeout_ms,
                             struct base_error *err);
 
+/* Deletes them; one that does not exist is fine. */
+int cli_kafka_delete_topics(rd_kafka_t *rk, const char *const *topics, size_t n, int timeout_ms,
+                            struct base_error *err);
+
 #endif
