@@ -19,6 +19,7 @@
 #define TAKE_MAX      256 /* records between two looks at everything else */
 #define TOKENISE_MS   50  /* of work between two polls */
 #define POSITION_MS   100 /* between two looks at the consumer's positions */
+#define HOLD_MS       200 /* full for longer than this: the partitions pause */
 #define ROOM_MS       50  /* between two looks at partitions whose map is full */
 #define SAME_ERROR_MS 60000
 
@@ -43,6 +44,7 @@ struct poller {
     struct worker_job *head, *tail; /* taken, not yet with the device thread; oldest first */
     struct worker_intake_guard guard;
     bool paused;                                  /* what flow_control did last */
+    uint64_t full_since_ns;                       /* and not paused yet; 0: not full */
     bool flow_unsure;                             /* the assignment changed: look at its partitions again */
     rd_kafka_topic_partition_list_t *paused_list; /* by us, and not resumed since, ours at the moment or not */
     bool tight;                                   /* some partition's map is full */
@@ -369,7 +371,7 @@ static void work_on_line(struct poller *c)
 
 /* Backpressure */
 
-static bool want_pause(struct poller *c)
+static bool is_full(struct poller *c)
 {
     struct worker *w = c->w;
     uint64_t prompts_max = w->options.n_inflight_max, bytes_max = WORKER_INFLIGHT_BYTES_MAX;
@@ -380,7 +382,31 @@ static bool want_pause(struct poller *c)
     pthread_mutex_lock(&w->lock);
     bool full = w->n_prompts >= prompts_max || w->n_bytes >= bytes_max;
     pthread_mutex_unlock(&w->lock);
-    return full || w->draining || w->rest != WORKER_AWAKE || c->guard.halted_until_ns;
+    return full;
+}
+
+static bool must_rest(const struct poller *c)
+{
+    return c->w->draining || c->w->rest != WORKER_AWAKE || c->guard.halted_until_ns;
+}
+
+static bool want_pause(struct poller *c)
+{
+    return is_full(c) || must_rest(c);
+}
+
+/* Full, but not for long: nothing is asked for, and nothing is paused. A pause throws away what was fetched ahead, and after it
+ * librdkafka (2.0.2) takes most of a second to fetch again; the next commit makes room sooner. */
+static bool hold_on(struct poller *c)
+{
+    uint64_t now = base_clock_mono_ns();
+    if (c->paused || must_rest(c) || !is_full(c)) {
+        c->full_since_ns = 0;
+        return false;
+    }
+    if (c->full_since_ns == 0)
+        c->full_since_ns = now;
+    return now - c->full_since_ns < HOLD_MS * 1000000ull;
 }
 
 /* Whether the map of what is done would still fit with another record; else its partition rests until older ones are done. */
@@ -446,7 +472,7 @@ static void flow_control(struct poller *c)
 {
     resume_after_halt(c);
     uint64_t wish = c->w->rest_wish; /* before rest is looked at: a wish that is newer gets its own answer */
-    bool pause = want_pause(c);
+    bool pause = want_pause(c) && !hold_on(c);
     bool look_again = c->tight && base_clock_mono_ns() > c->room_at_ns + ROOM_MS * 1000000ull;
     if (pause != c->paused || c->flow_unsure || look_again)
         apply_flow(c, pause);
@@ -822,12 +848,28 @@ static bool take_one(struct poller *c, int wait_ms)
 }
 
 /* One after the other, not by batch: before 2.1 librdkafka counts batches wrongly over a pause. */
-static void poll_once(struct poller *c)
+static void take_some(struct poller *c)
 {
-    c->w->poll_beat_ns = base_clock_mono_ns();
     bool more = take_one(c, c->head || c->handover.list ? POLL_BUSY_MS : POLL_MS);
     for (int i = 1; more && i < TAKE_MAX && !want_pause(c); i++)
         more = take_one(c, 0);
+}
+
+static void wait_for_room(struct poller *c)
+{
+    pthread_mutex_lock(&c->w->lock);
+    struct timespec until = worker_deadline(POLL_BUSY_MS);
+    pthread_cond_timedwait(&c->w->changed, &c->w->lock, &until);
+    pthread_mutex_unlock(&c->w->lock);
+}
+
+static void poll_once(struct poller *c)
+{
+    c->w->poll_beat_ns = base_clock_mono_ns();
+    if (!c->handover.list && hold_on(c))
+        wait_for_room(c);
+    else
+        take_some(c);
     handover_go_on(c);
     work_on_line(c);
     flow_control(c);
