@@ -35,7 +35,7 @@ int dlq_ledger_load(struct dlq_ledger *l, const char *topic, bool must_exist, st
     int rc = must_exist ? 0 : topic_exists(topic, &exists, err);
     if (rc < 0 || !exists)
         return rc;
-    rc = dlq_reader_open(topic, &r, err);
+    rc = dlq_reader_open(topic, must_exist ? DLQ_WRITTEN : DLQ_COMMITTED, &r, err);
     if (rc == 0)
         rc = dlq_reader_run(&r, NULL, take_message, l, err);
     dlq_reader_close(&r);

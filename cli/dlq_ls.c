@@ -40,7 +40,7 @@ static int list(int n_args, char **args, struct base_error *err)
     if (rc == 0)
         rc = dlq_filter_init(&dlq_filter, err);
     if (rc == 0)
-        rc = dlq_reader_open(dlq_common.topic, &r, err);
+        rc = dlq_reader_open(dlq_common.topic, DLQ_COMMITTED, &r, err);
     if (rc == 0)
         rc = dlq_ledger_init(&s.ledger, "first", r.n_partitions, err);
     if (rc == 0)

@@ -122,7 +122,7 @@ static int find_plan(struct purge *s, struct base_error *err)
 {
     char ledger_topic[300];
     snprintf(ledger_topic, sizeof ledger_topic, "%s.replayed", dlq_common.topic);
-    int rc = dlq_reader_open(dlq_common.topic, &s->reader, err);
+    int rc = dlq_reader_open(dlq_common.topic, DLQ_COMMITTED, &s->reader, err);
     if (rc == 0)
         rc = dlq_filter_check_partition(&dlq_filter, &s->reader, err);
     if (rc == 0)

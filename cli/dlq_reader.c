@@ -26,13 +26,15 @@ static const char *const settings[] = {"group.id",
                                        "queued.max.messages.kbytes",
                                        "32768",
                                        NULL};
+static const char *const settings_of_asker[] = {
+    "group.id", "rouse-dlq-reader", "enable.auto.commit", "false", "isolation.level", "read_uncommitted", NULL};
 
 /* A topic that was just made has no leader for a moment. */
-static int find_end(struct dlq_reader *r, int32_t p, struct base_error *err)
+static int find_end(struct dlq_reader *r, rd_kafka_t *asker, int32_t p, struct base_error *err)
 {
     uint64_t until = base_clock_mono_ns() + dlq_common.timeout_s * 1000000000u;
     rd_kafka_resp_err_t e;
-    while ((e = rd_kafka_query_watermark_offsets(r->rk, r->topic, p, &r->from[p], &r->end[p], 5000)) &&
+    while ((e = rd_kafka_query_watermark_offsets(asker, r->topic, p, &r->from[p], &r->end[p], 5000)) &&
            e != RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED && base_clock_mono_ns() < until && !dlq_stop)
         base_clock_sleep_ms(WAIT_MS);
     return e ? base_fail(err, ERR_SERVICE, "topic '%s' partition %" PRId32 ": %s", r->topic, p, rd_kafka_err2str(e))
@@ -46,17 +48,21 @@ static int find_ends(struct dlq_reader *r, struct base_error *err)
         return base_fail(err, ERR_NOMEM, "out of memory for %" PRId32 " partitions", r->n_partitions);
     r->end = r->from + r->n_partitions;
     r->at = r->end + r->n_partitions;
-    for (int32_t p = 0; p < r->n_partitions; p++) {
-        int rc = find_end(r, p, err);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
+    rd_kafka_t *asker = r->rk; /* is told the last stable offset */
+    int rc = 0;
+    if (r->extent == DLQ_WRITTEN)
+        rc = cli_kafka_open(RD_KAFKA_CONSUMER, dlq_common.brokers, settings_of_asker, &dlq_common.properties, NULL,
+                            &asker, err);
+    for (int32_t p = 0; rc == 0 && p < r->n_partitions; p++)
+        rc = find_end(r, asker, p, err);
+    if (asker != r->rk && asker)
+        rd_kafka_destroy(asker);
+    return rc;
 }
 
-int dlq_reader_open(const char *topic, struct dlq_reader *out, struct base_error *err)
+int dlq_reader_open(const char *topic, enum dlq_extent extent, struct dlq_reader *out, struct base_error *err)
 {
-    struct dlq_reader r = {.topic = topic};
+    struct dlq_reader r = {.topic = topic, .extent = extent};
     int rc = cli_kafka_open(RD_KAFKA_CONSUMER, dlq_common.brokers, settings, &dlq_common.properties, NULL, &r.rk, err);
     if (rc == 0) {
         rd_kafka_poll_set_consumer(r.rk);
@@ -119,7 +125,7 @@ static int take(struct dlq_reader *r, rd_kafka_message_t *m, dlq_reader_fn *fn, 
     if (p < 0 || p >= r->n_partitions || r->at[p] >= r->end[p])
         return 0;
     if (m->err) { /* the end of what is committed */
-        r->at[p] = r->end[p];
+        r->at[p] = r->extent == DLQ_COMMITTED ? r->end[p] : m->offset;
         return 0;
     }
     r->at[p] = m->offset + 1;

@@ -2,16 +2,23 @@
  * away from anybody. One thread drives it.
  *
  * (1) What to read is fixed when it opens: records that come later are another run's business.
- * (2) read_committed: it ends where the oldest open transaction begins, and says nothing of what lies behind. */
+ * (2) read_committed. The broker answers a commit before its markers are written, so what was committed a moment ago may
+ *     lie behind a transaction that still looks open: whoever must see it reads DLQ_WRITTEN. */
 #ifndef ROUSE_CLI_DLQ_READER_H
 #define ROUSE_CLI_DLQ_READER_H
 
 #include "base/progress.h"
 #include "cli/kafka_client.h"
 
+enum dlq_extent {
+    DLQ_COMMITTED, /* ends where the oldest open transaction begins, and says nothing of what lies behind */
+    DLQ_WRITTEN,   /* waits for the transactions that are open when it opens; ERR_SERVICE when they take too long */
+};
+
 struct dlq_reader {
     rd_kafka_t *rk;
     const char *topic; /* borrowed */
+    enum dlq_extent extent;
     int32_t n_partitions;
     int64_t *from,
         *end;    /* [n_partitions] the first offset to read, and the first one not to; the caller may narrow them */
@@ -19,7 +26,7 @@ struct dlq_reader {
     const uint64_t *n_sent; /* borrowed: shown with the progress; NULL: there is no such thing */
 };
 
-int dlq_reader_open(const char *topic, struct dlq_reader *out, struct base_error *err);
+int dlq_reader_open(const char *topic, enum dlq_extent extent, struct dlq_reader *out, struct base_error *err);
 void dlq_reader_close(struct dlq_reader *r);
 
 /* *keep set: the callee destroys the message. 0: go on; 1: enough; negative: an error. */

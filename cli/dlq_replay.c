@@ -177,7 +177,7 @@ static int start(struct replay *s, struct base_error *err)
     if (rc == 0)
         rc = dlq_pace_open(&s->pace, rate, lag_max, lag_group, strcmp(on_lag, "stop") == 0, err);
     if (rc == 0)
-        rc = dlq_reader_open(dlq_common.topic, &s->reader, err);
+        rc = dlq_reader_open(dlq_common.topic, DLQ_COMMITTED, &s->reader, err);
     if (rc == 0)
         rc = dlq_filter_narrow(&dlq_filter, &s->reader, err);
     if (rc == 0)

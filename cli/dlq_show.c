@@ -151,7 +151,7 @@ static int show(int n_args, char **args, struct base_error *err)
     if (rc == 0)
         rc = dlq_filter_init(&dlq_filter, err);
     if (rc == 0)
-        rc = dlq_reader_open(dlq_common.topic, &r, err);
+        rc = dlq_reader_open(dlq_common.topic, DLQ_COMMITTED, &r, err);
     if (rc == 0)
         rc = dlq_filter_narrow(&dlq_filter, &r, err);
     if (rc == 0)

@@ -95,7 +95,7 @@ static int look_at(void *context, rd_kafka_message_t *m, bool *keep, struct base
 static int read_target(struct search *s, struct base_error *err)
 {
     struct dlq_reader r = {0};
-    int rc = dlq_reader_open(s->topic, &r, err);
+    int rc = dlq_reader_open(s->topic, DLQ_WRITTEN, &r, err);
     if (rc == 0)
         rc = dlq_reader_run(&r, "verifying", look_at, s, err);
     dlq_reader_close(&r);
