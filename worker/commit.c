@@ -19,7 +19,8 @@
 #include "worker/wait.h"
 #include "worker/worker_state.h"
 
-#define BATCH_PROMPTS    512  /* about; more of them go into the next transaction */
+#define EARLY_PROMPTS    512  /* so many are published before the interval is over */
+#define BATCH_PROMPTS    2048 /* about, in one transaction: its cost is its round trips; more go into the next */
 #define IDLE_COMMIT_MS   1000 /* positions of drained partitions that moved without a record */
 #define LOOK_UP_MS       50
 #define BACKOFF_MS       20
@@ -72,7 +73,7 @@ static uint32_t due_in_ms(const struct committer *c, const struct ledger_counts 
     if (n->urgent)
         at = now;
     else if (n->ready)
-        at = hurry || n->ready >= BATCH_PROMPTS ? now : after_ms(c->published_at_ns, w->options.commit_ms);
+        at = hurry || n->ready >= EARLY_PROMPTS ? now : after_ms(c->published_at_ns, w->options.commit_ms);
     else if (n->idle)
         at = hurry ? now : after_ms(c->published_at_ns, IDLE_COMMIT_MS);
     if (at <= now)
