@@ -139,6 +139,11 @@ int bench_process_line(struct bench_process *p, uint32_t seconds, struct base_er
     return 0;
 }
 
+int bench_process_check(struct bench_process *p, struct base_error *err)
+{
+    return listen_ms(p, 0) ? 0 : fail_in_its_words(p, reap(p, base_clock_mono_ns() + 1000000000u), err);
+}
+
 int bench_process_end(struct bench_process *p, uint32_t seconds, struct base_error *err)
 {
     uint64_t until = base_clock_mono_ns() + (uint64_t)seconds * 1000000000u;

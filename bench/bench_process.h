@@ -28,6 +28,9 @@ int bench_process_start(const char *const argv[], const char *env, struct bench_
  * ERR_AGAIN: not within seconds. */
 int bench_process_line(struct bench_process *p, uint32_t seconds, struct base_error *err);
 
+/* Takes what it has printed, so that it never waits for us. ERR_SERVICE: it has ended, with its own words. */
+int bench_process_check(struct bench_process *p, struct base_error *err);
+
 /* Closes its standard input, reads the rest and waits for it: killed when that takes longer than seconds. ERR_SERVICE: it ended
  * with another code than 0, with its own words. text and complaint stay the caller's: bench_process_done. */
 int bench_process_end(struct bench_process *p, uint32_t seconds, struct base_error *err);

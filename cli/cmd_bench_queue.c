@@ -101,8 +101,8 @@ static int open_client(void *context, rd_kafka_type_t type, const char *const *s
 
 static int still_runs(void *process, struct base_error *err)
 {
-    int rc = bench_process_line(process, 0, err); /* which takes what it logs, too: a full pipe would stop it */
-    return rc == ERR_AGAIN ? 0 : base_fail_in(err, "worker");
+    int rc = bench_process_check(process, err);
+    return rc < 0 ? base_fail_in(err, "its worker") : 0;
 }
 
 static int start_worker(struct session *s, struct bench_process *p, struct base_error *err)

@@ -7,6 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import pytest
+from confluent_kafka.admin import AdminClient
 from conftest import ON_CARD, ORACLE, ROOT, ROUSE, rouse
 
 pytestmark = pytest.mark.skipif(ON_CARD, reason="the emulated card keeps time of its own")
@@ -127,3 +128,36 @@ def test_restore_is_not_grossly_slower_than_its_limit(disk, shape_70m):
             return
     pytest.fail(f"{GROSS_FACTOR} x limit + {FIXED_S} s cold, and {CACHED_S} s and less than an unverified start cached, were not kept in "
                 f"any of: {'; '.join(seen)}")
+
+
+def bench_topics(kafka):
+    topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=20).topics
+    return [t for t in topics if t.startswith("rouse.bench.")]
+
+
+def bench_queue(kafka, store, *args, **how):
+    return rouse("bench", "queue", "--model", ORACLE, "--store", store, "--brokers", kafka.bootstrap, "--rounds", 1, "--prompts", 1005,
+                 "--loop-prompts", 1005, "--rate", 50, "--latency-s", 1, *args, **how)
+
+
+def test_queue_reports_worker_and_loop(kafka, oracle_store, tmp_path):
+    done = bench_queue(kafka, oracle_store, "--commit-ms", 50, "--json", "--csv", tmp_path / "a.csv")
+    rows = {(r["case"], r["batch"]): r for r in map(json.loads, done.stdout.splitlines())}
+    assert set(rows) == {("at-least-once", 1)} | {(case, batch) for case in ("worker", "loop") for batch in (1, 10, 100)}
+    for (case, batch), row in rows.items():
+        assert row["per_s"]["median"] > 0 and row["answer_bytes"] > 100, row
+        assert ("p50_s" in row) == (batch == 1), row
+        if batch == 1:
+            assert 0 < row["p50_s"]["median"] <= row["p95_s"]["median"] < 20, row
+        if case == "worker":
+            ratio = row["per_s"]["median"] / rows["loop", batch]["per_s"]["median"]
+            assert row["of_loop"]["median"] == pytest.approx(ratio, rel=1e-3)
+    with open(tmp_path / "a.csv", newline="") as f:
+        assert len(list(csv.DictReader(f))) == 7 + 2 * 3
+    assert bench_topics(kafka) == []
+
+
+def test_queue_says_why_its_worker_ended(kafka, oracle_store):
+    done = bench_queue(kafka, oracle_store, "--worker=--deaths-max=many", check=False)
+    assert done.returncode != 0 and "worker" in done.stderr and "deaths-max" in done.stderr, done.stderr
+    assert bench_topics(kafka) == []
