@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -16,7 +17,8 @@ int dlq_audit_open(struct dlq_audit *a, const char *path, const char *dlq, struc
     a->file = fopen(path, "a");
     if (!a->file)
         return base_fail_errno(err, "--audit %s", path);
-    if (ftell(a->file) > 0 || fseek(a->file, 0, SEEK_END) < 0 || ftell(a->file) > 0)
+    struct stat is;
+    if (fstat(fileno(a->file), &is) < 0 || is.st_size > 0)
         fputc('\n', a->file); /* a killed run may have left half a line; readers skip empty ones */
     return 0;
 }

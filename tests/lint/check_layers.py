@@ -13,7 +13,7 @@ MAY_USE = {
     "gpu": {"base", "model", "gpu"},
     "snapshot": {"base", "schemas", "model", "gpu", "snapshot"},
     "worker": {"base", "schemas", "model", "gpu", "snapshot", "worker"},
-    "bench": {"base", "gpu", "model", "bench"},
+    "bench": {"base", "gpu", "model", "schemas", "bench"},
     "cli": {"base", "schemas", "model", "gpu", "snapshot", "worker", "bench", "cli"},
 }
 
