@@ -21,7 +21,7 @@
 
 #define EARLY_PROMPTS    512  /* so many are published before the interval is over */
 #define BATCH_PROMPTS    2048 /* about, in one transaction: its cost is its round trips; more go into the next */
-#define IDLE_COMMIT_MS   1000 /* positions of drained partitions that moved without a record */
+#define IDLE_COMMIT_MS   100 /* positions of drained partitions that moved without a record */
 #define LOOK_UP_MS       50
 #define BACKOFF_MS       20
 #define BACKOFF_MAX_MS   5000
