@@ -996,9 +996,14 @@ static void test_prompts_wait_for_a_store_that_is_away(void **state)
     assert_int_equal(get(f, "/readyz"), 200);
     snprintf(command, sizeof command, "rm '%s' && mv '%s.away' '%s'", own_store, own_store, own_store);
     assert_int_equal(system(command), 0);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0, n_again = 0; i < 2; i++) {
         struct schema_completion *c = next_completion(f, PATIENCE_MS);
         assert_non_null(c);
+        if (strcmp(c->model.text, "oracle") == 0 && n_again++ < 2) { /* sent again: the mock shows aborted ones too */
+            schema_completion_free(c);
+            i--;
+            continue;
+        }
         assert_string_equal(c->model.text, "late");
         assert_string_equal(schema_finish_name(c->finish), "length");
         schema_completion_free(c);
